@@ -1,0 +1,35 @@
+//! The model on candle: it loads weights, runs prompts with LAVa's scores, holds the compact caches in
+//! pages, decodes batches of them and samples. It owns tensors and pages and refuses to know text,
+//! requests, clocks beyond its own timings, and the network. The workers and the command line call it.
+//!
+//! A request goes through [`Model::prefill`], which leaves a [`RaggedCache`], and then through
+//! [`Model::step`] once per token.
+
+#![deny(unsafe_code)]
+
+mod cache;
+mod config;
+mod decode;
+mod error;
+mod full_kv;
+mod linear;
+mod model;
+mod ops;
+mod pool;
+mod prefill;
+mod rope;
+mod sampling;
+mod source;
+mod weights;
+
+pub use cache::{PageTable, RaggedCache};
+pub use config::{ARCHITECTURES, ModelConfig, RopeScaling};
+pub use decode::Turn;
+pub use error::{EngineError, LoadError};
+pub use lava_kernels::RowDtype;
+pub use model::Model;
+pub use pool::{PagePool, PageShape, Reservation};
+pub use prefill::{PrefillRequest, PrefillStats, Prefilled};
+pub use sampling::{Sampled, Sampler, SamplingParams};
+pub use source::ModelFiles;
+pub use weights::WeightFormat;

@@ -1,0 +1,191 @@
+//! The decoder: one model for every supported family.
+
+use candle_core::{Device, Result, Tensor};
+use candle_nn::ops::{rms_norm, silu};
+
+use crate::config::ModelConfig;
+use crate::error::LoadError;
+use crate::linear::{Linear, Matrix};
+use crate::ops;
+use crate::rope::Rope;
+use crate::source::ModelFiles;
+use crate::weights::{WeightFormat, Weights};
+
+/// A loaded model. It is immutable: prefill and decode borrow it.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    /// `None`: the embedding serves.
+    output: Option<Matrix>,
+    rope: Rope,
+}
+
+#[derive(Debug)]
+pub(crate) struct Layer {
+    attention_norm: Tensor,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    query_norm: Option<Tensor>,
+    key_norm: Option<Tensor>,
+    mlp_norm: Tensor,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    epsilon: f32,
+    head_dim: usize,
+}
+
+/// Queries `[T, Hq, D]`, keys and values `[T, Hkv, D]` of some tokens, after RoPE.
+pub(crate) struct Projected {
+    pub(crate) query: Tensor,
+    pub(crate) key: Tensor,
+    pub(crate) value: Tensor,
+}
+
+impl Model {
+    /// Loads a model. `progress(done, total)` is called after each layer.
+    ///
+    /// # Errors
+    /// The files are broken, incomplete, contradict each other, or hold a model of another kind; the
+    /// error names file, tensor and both values.
+    pub fn load(
+        files: &ModelFiles,
+        format: WeightFormat,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> std::result::Result<Self, LoadError> {
+        let (weights, config) = Weights::open(files)?;
+        let table = (config.vocabulary, config.hidden);
+        let embedding = weights.matrix("model.embed_tokens.weight", table, format)?;
+        let mut layers = Vec::new();
+        for index in 0..config.layers {
+            layers.push(Layer::load(&weights, &config, index, format)?);
+            progress(index + 1, config.layers);
+        }
+        let output = match config.tied_embeddings {
+            true => None,
+            false => Some(weights.matrix("lm_head.weight", table, format)?),
+        };
+        Ok(Self {
+            embedding,
+            layers,
+            norm: weights.vector("model.norm.weight", config.hidden, format)?,
+            output,
+            rope: Rope::new(&config),
+            config,
+        })
+    }
+
+    /// Shape of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Bytes of the weight matrices as they are held.
+    pub fn weight_bytes(&self) -> usize {
+        let ends = self.embedding.bytes() + self.output.as_ref().map_or(0, Matrix::bytes);
+        ends + self.layers.iter().map(Layer::bytes).sum::<usize>()
+    }
+
+    pub(crate) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// `[tokens, hidden]`.
+    pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        self.embedding.rows(tokens)
+    }
+
+    /// Cosines and sines of `positions`, `[2, positions, D/2]`.
+    pub(crate) fn angles(&self, positions: &[usize]) -> Result<Tensor> {
+        let (mut angles, sin) = self.rope.angles(positions.iter().copied());
+        angles.extend(sin);
+        let shape = (2, positions.len(), self.config.head_dim / 2);
+        Tensor::from_vec(angles, shape, &Device::Cpu)
+    }
+
+    /// Next-token logits: `[rows, hidden]` to `[rows, V]`.
+    pub(crate) fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        let x = rms_norm(x, &self.norm, self.config.rms_epsilon)?;
+        self.output.as_ref().unwrap_or(&self.embedding).product(&x)
+    }
+}
+
+impl Layer {
+    fn load(
+        weights: &Weights,
+        config: &ModelConfig,
+        index: usize,
+        format: WeightFormat,
+    ) -> std::result::Result<Self, LoadError> {
+        let c = config;
+        let name = |part: &str| format!("model.layers.{index}.{part}");
+        let vector = |part: &str, len| weights.vector(&name(part), len, format);
+        let linear = |part: &str, rows, cols, biased| {
+            weights.linear(&name(part), (rows, cols), biased, format)
+        };
+        let rotary = |part: &str, heads| {
+            let heads = (heads, c.head_dim);
+            weights.rotary_linear(&name(part), heads, c.hidden, c.qkv_bias, format)
+        };
+        let head_norm = |part: &str| match c.qk_norm {
+            true => vector(part, c.head_dim).map(Some),
+            false => Ok(None),
+        };
+        Ok(Self {
+            attention_norm: vector("input_layernorm.weight", c.hidden)?,
+            query: rotary("self_attn.q_proj", c.q_heads)?,
+            key: rotary("self_attn.k_proj", c.kv_heads)?,
+            value: linear("self_attn.v_proj", c.kv_heads * c.head_dim, c.hidden, c.qkv_bias)?,
+            output: linear("self_attn.o_proj", c.hidden, c.q_heads * c.head_dim, false)?,
+            query_norm: head_norm("self_attn.q_norm.weight")?,
+            key_norm: head_norm("self_attn.k_norm.weight")?,
+            mlp_norm: vector("post_attention_layernorm.weight", c.hidden)?,
+            gate: linear("mlp.gate_proj", c.intermediate, c.hidden, false)?,
+            up: linear("mlp.up_proj", c.intermediate, c.hidden, false)?,
+            down: linear("mlp.down_proj", c.hidden, c.intermediate, false)?,
+            epsilon: c.rms_epsilon,
+            head_dim: c.head_dim,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        let attention = [&self.query, &self.key, &self.value, &self.output];
+        let mlp = [&self.gate, &self.up, &self.down];
+        attention.into_iter().chain(mlp).map(Linear::bytes).sum()
+    }
+
+    /// Queries, keys and values of `x` `[T, hidden]` at the positions of `angles`.
+    pub(crate) fn project(&self, x: &Tensor, angles: &Tensor) -> Result<Projected> {
+        let x = rms_norm(x, &self.attention_norm, self.epsilon)?;
+        let query = self.heads(&self.query.forward(&x)?, self.query_norm.as_ref())?;
+        let key = self.heads(&self.key.forward(&x)?, self.key_norm.as_ref())?;
+        Ok(Projected {
+            query: ops::rotate(&query, angles)?,
+            key: ops::rotate(&key, angles)?,
+            value: self.heads(&self.value.forward(&x)?, None)?,
+        })
+    }
+
+    /// `[T, heads * D]` as `[T, heads, D]`, each head normalised if the family does so.
+    fn heads(&self, x: &Tensor, norm: Option<&Tensor>) -> Result<Tensor> {
+        let (t, width) = x.dims2()?;
+        let x = x.reshape((t, width / self.head_dim, self.head_dim))?;
+        match norm {
+            Some(norm) => rms_norm(&x, norm, self.epsilon),
+            None => Ok(x),
+        }
+    }
+
+    /// The residual stream after attention and MLP. `x` is `[T, hidden]`, `attended` `[T, Hq, D]`.
+    pub(crate) fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
+        let x = (x + self.output.forward(&attended.flatten_from(1)?)?)?;
+        let y = rms_norm(&x, &self.mlp_norm, self.epsilon)?;
+        let y = (silu(&self.gate.forward(&y)?)? * self.up.forward(&y)?)?;
+        x + self.down.forward(&y)?
+    }
+}

@@ -1,0 +1,232 @@
+//! The cascade: one request's prefill, layer by layer, each finished layer cut again after every layer.
+
+use crate::budget::Budgets;
+use crate::entropy::entropy;
+use crate::rule::Rule;
+use crate::{Config, Error, LayerPlan, Policy, Shape};
+
+/// The eviction state of one request during prefill (Algorithm 2 of the paper).
+///
+/// After every [`push_layer`](Cascade::push_layer), each head of each finished layer keeps the first
+/// `kept` rows of its `head_order`, and the first `certain` of them are final, so they can be shipped.
+/// `kept` never grows, `certain` never shrinks, and after the last layer they are equal.
+/// The last `min(W, N)` rows of every head are always kept, certain at once and counted in neither.
+#[derive(Debug, Clone)]
+pub struct Cascade {
+    shape: Shape,
+    window_rows: usize,
+    layers_done: usize,
+    state: State,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    /// Every layer has the same counts `[Hkv]`, and every head the same order.
+    Everything { counts: Vec<usize>, order: Vec<u32> },
+    Lava { rule: Rule, budgets: Budgets, plans: Vec<LayerPlan> },
+}
+
+impl Cascade {
+    /// `budget` is `b`: entries per KV head and layer, window included.
+    ///
+    /// # Errors
+    /// Whoever wrote the configuration, see [`Config::check`]; or the client, whose budget does not exceed the
+    /// window although its prompt does, or whose prompt is too long to number.
+    ///
+    /// # Panics
+    /// If the shape has no layers or no KV heads.
+    pub fn new(policy: Policy, config: &Config, shape: Shape, budget: usize) -> Result<Cascade, Error> {
+        assert!(shape.layers > 0 && shape.kv_heads > 0, "a model has layers and KV heads");
+        config.check()?;
+        shape.check()?;
+        let n = shape.rows_outside_window(config);
+        let state = match policy {
+            Policy::Lava(profile) if !shape.keeps_everything(policy, config, budget) => {
+                let window = config.window;
+                if budget <= window {
+                    return Err(Error::BudgetWithinWindow { budget, window });
+                }
+                State::Lava {
+                    rule: Rule::new(profile, config, shape.kv_heads, n, budget),
+                    budgets: Budgets::new(profile, shape.layers, shape.kv_heads, budget - window),
+                    plans: Vec::with_capacity(shape.layers),
+                }
+            }
+            _ => State::Everything { counts: vec![n; shape.kv_heads], order: (0..n as u32).collect() },
+        };
+        Ok(Cascade { shape, window_rows: shape.window_rows(config), layers_done: 0, state })
+    }
+
+    /// Finishes the next layer and cuts all finished layers. `scores` `[Hkv, n]`; they are not read, and may be
+    /// empty, if the cascade [keeps everything](Cascade::keeps_everything).
+    ///
+    /// # Errors
+    /// The engine: a score is NaN, infinite or negative. The cascade is left as it was.
+    ///
+    /// # Panics
+    /// If all layers are finished, or `scores` has another length.
+    pub fn push_layer(&mut self, scores: &[f32]) -> Result<(), Error> {
+        let layer = self.layers_done;
+        assert!(layer < self.shape.layers, "all {layer} layers are finished");
+        if let State::Lava { rule, budgets, plans } = &mut self.state {
+            let entries = self.shape.kv_heads * (self.shape.tokens - self.window_rows);
+            assert_eq!(scores.len(), entries, "scores are [Hkv, n]");
+            check_scores(layer, scores)?;
+            let entropy = entropy(scores);
+            budgets.add_layer(entropy);
+            for plan in plans.iter_mut() {
+                plan.recut(rule, budgets.cut(plan.entropy()));
+            }
+            plans.push(LayerPlan::new(rule, scores, entropy, budgets.cut(entropy)));
+        }
+        self.layers_done += 1;
+        Ok(())
+    }
+
+    /// Whether every row of every layer is kept, certain as soon as its layer is finished, in position order.
+    /// Scores are then not needed.
+    pub fn keeps_everything(&self) -> bool {
+        matches!(self.state, State::Everything { .. })
+    }
+
+    /// How many layers are finished.
+    pub fn layers_done(&self) -> usize {
+        self.layers_done
+    }
+
+    /// Rows at the end of the prompt that every head of every layer keeps: `min(W, N)`.
+    pub fn window_rows(&self) -> usize {
+        self.window_rows
+    }
+
+    /// Per KV head of a finished layer, `[Hkv]`: rows outside the window that are still kept.
+    ///
+    /// # Panics
+    /// Here and below, if the layer is not finished.
+    pub fn kept(&self, layer: usize) -> &[usize] {
+        self.assert_done(layer);
+        match &self.state {
+            State::Everything { counts, .. } => counts,
+            State::Lava { plans, .. } => plans[layer].kept(),
+        }
+    }
+
+    /// Per KV head of a finished layer, `[Hkv]`: rows outside the window that later layers cannot evict.
+    pub fn certain(&self, layer: usize) -> &[usize] {
+        self.assert_done(layer);
+        match &self.state {
+            State::Everything { counts, .. } => counts,
+            State::Lava { plans, .. } => plans[layer].certain(),
+        }
+    }
+
+    /// Positions outside the window that a head still keeps, best first; as many as [`kept`](Cascade::kept) says.
+    pub fn head_order(&self, layer: usize, head: usize) -> &[u32] {
+        self.assert_done(layer);
+        match &self.state {
+            State::Everything { order, .. } => order,
+            State::Lava { plans, .. } => plans[layer].head_order(head),
+        }
+    }
+
+    /// Entropy and budgets of a finished layer; none if the cascade keeps everything.
+    pub fn plan(&self, layer: usize) -> Option<&LayerPlan> {
+        self.assert_done(layer);
+        match &self.state {
+            State::Everything { .. } => None,
+            State::Lava { plans, .. } => Some(&plans[layer]),
+        }
+    }
+
+    /// Rows that the finished layers hold now, window included; at most [`rows_max`](crate::rows_max).
+    pub fn rows_kept(&self) -> usize {
+        let outside: usize = (0..self.layers_done).flat_map(|layer| self.kept(layer)).sum();
+        outside + self.layers_done * self.shape.kv_heads * self.window_rows
+    }
+
+    fn assert_done(&self, layer: usize) {
+        assert!(layer < self.layers_done, "layer {layer} is not among the {} finished", self.layers_done);
+    }
+}
+
+fn check_scores(layer: usize, scores: &[f32]) -> Result<(), Error> {
+    match scores.iter().position(|s| !(s.is_finite() && *s >= 0.0)) {
+        Some(index) => Err(Error::BadScore { layer, index, score: scores[index] }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Profile;
+
+    const EXACT: Policy = Policy::Lava(Profile::Exact);
+    const SHAPE: Shape = Shape { layers: 2, kv_heads: 2, tokens: 6 };
+
+    fn config() -> Config {
+        Config { window: 2, ..Config::default() }
+    }
+
+    #[test]
+    fn a_budget_not_above_the_window_is_refused() {
+        for budget in [0, 2] {
+            let error = Cascade::new(EXACT, &config(), SHAPE, budget).unwrap_err();
+            assert_eq!(error, Error::BudgetWithinWindow { budget, window: 2 });
+        }
+        assert!(!Cascade::new(EXACT, &config(), SHAPE, 3).unwrap().keeps_everything());
+    }
+
+    #[test]
+    fn a_budget_within_the_window_is_accepted_when_everything_is_kept_anyway() {
+        let short = Shape { tokens: 2, ..SHAPE };
+        let mut cascade = Cascade::new(EXACT, &config(), short, 1).unwrap();
+        cascade.push_layer(&[]).unwrap();
+        assert_eq!((cascade.window_rows(), cascade.kept(0)), (2, &[0, 0][..]));
+        assert_eq!(cascade.rows_kept(), 4);
+        assert!(Cascade::new(Policy::Full, &config(), SHAPE, 0).unwrap().keeps_everything());
+    }
+
+    #[test]
+    fn keeping_everything_needs_no_scores_and_is_certain_at_once() {
+        for (policy, budget) in [(Policy::Full, 3), (EXACT, 6)] {
+            let mut cascade = Cascade::new(policy, &config(), SHAPE, budget).unwrap();
+            cascade.push_layer(&[]).unwrap();
+            assert_eq!(cascade.kept(0), [4, 4]);
+            assert_eq!(cascade.certain(0), [4, 4]);
+            assert_eq!(cascade.head_order(0, 1), [0, 1, 2, 3]);
+            assert!(cascade.plan(0).is_none());
+            assert_eq!(cascade.rows_kept(), 12);
+        }
+    }
+
+    #[test]
+    fn a_bad_score_is_named_with_its_layer_and_index_and_changes_nothing() {
+        let mut cascade = Cascade::new(EXACT, &config(), SHAPE, 3).unwrap();
+        cascade.push_layer(&[0.5; 8]).unwrap();
+        let before = cascade.kept(0).to_vec();
+        for bad in [f32::NAN, f32::INFINITY, -1.0, f32::NEG_INFINITY] {
+            let mut scores = [0.25; 8];
+            scores[3] = bad;
+            scores[5] = bad;
+            let error = cascade.push_layer(&scores).unwrap_err();
+            assert!(matches!(error, Error::BadScore { layer: 1, index: 3, .. }), "{error}");
+            assert_eq!((cascade.layers_done(), cascade.kept(0)), (1, &before[..]));
+        }
+        cascade.push_layer(&[0.25; 8]).unwrap();
+        assert_eq!(cascade.layers_done(), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "scores are [Hkv, n]")]
+    fn scores_of_another_length_are_a_bug() {
+        let _ = Cascade::new(EXACT, &config(), SHAPE, 3).unwrap().push_layer(&[0.5; 7]);
+    }
+
+    #[test]
+    #[should_panic(expected = "all 2 layers are finished")]
+    fn a_layer_too_many_is_a_bug() {
+        let mut cascade = Cascade::new(EXACT, &config(), SHAPE, 3).unwrap();
+        (0..3).for_each(|_| cascade.push_layer(&[0.5; 8]).unwrap());
+    }
+}

@@ -1,0 +1,4 @@
+//! The written files, read back by independent readers.
+
+mod gguf;
+mod hf;
