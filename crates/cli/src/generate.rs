@@ -1,0 +1,218 @@
+//! `lava generate`: one prompt, one answer, in this process.
+
+use std::io::Write;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use lava::Config;
+use lava_engine::{
+    Model, ModelFiles, PagePool, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
+};
+use lava_gguf::Gguf;
+use lava_text::{ChatTemplate, Detokenizer, Message, StopStrings, Tokenizer};
+
+use crate::model::page_shape;
+use crate::options::Generate;
+use crate::report::{FinishReason, Report};
+use crate::{model, progress};
+
+pub(crate) fn run(options: &Generate) -> Result<()> {
+    // What can be refused without the weights is refused before they are read.
+    let params = options.sampling.params();
+    params.check()?;
+    let mut stops = StopStrings::new(options.stop.clone())?;
+    let prompt = prompt_text(options)?;
+
+    let files = model::find(&options.model)?;
+    let (tokenizer, template) = open_text(&files)?;
+    let tokens = encode(options, &tokenizer, template, prompt)?;
+    let model = progress::load(&files, options.weights.into())?;
+    let request = request(options, &model, &tokens);
+    let pages = page_shape(&model, options.row_dtype.into());
+    let pool = PagePool::new(pages, request.pages_max(&model, pages));
+    let vocabulary = model.config().vocabulary;
+    let mut sampler = Sampler::new(params, &tokens, vocabulary)?;
+
+    let mut bar = progress::prefill(model.config().layers);
+    let mut prefilled = model.prefill(&request, &pool, &mut bar)?;
+    let rows_kept = prefilled.cache.rows();
+    let kept_bytes = prefilled.cache.row_bytes();
+
+    let began = Instant::now();
+    let mut answer = Answer::new(options.json);
+    let mut next = sampler.sample(&prefilled.logits)?;
+    let finish = loop {
+        if tokenizer.end_of_text().contains(&next.token) {
+            break FinishReason::EndOfText;
+        }
+        if answer.push(&tokenizer, &mut stops, next)? {
+            break FinishReason::StopString;
+        }
+        if answer.tokens.len() > request.appended_max {
+            break match answer.tokens.len() < options.max_tokens as usize {
+                true => FinishReason::Context,
+                false => FinishReason::MaxTokens,
+            };
+        }
+        let logits = step(&model, answer.last_token(), &mut prefilled.cache)?;
+        next = sampler.sample(&logits)?;
+    };
+    answer.finish(&mut stops, finish)?;
+
+    let report = Report {
+        model: options.model.clone(),
+        policy: options.policy.to_string(),
+        budget: options.budget,
+        window: prefilled.cascade.window_rows(),
+        prompt_tokens: tokens.len(),
+        answer,
+        finish,
+        full_bytes: model.config().full_cache_bytes(tokens.len(), pages.dtype.bytes()),
+        kept_bytes,
+        rows_kept,
+        layer_rows: layer_rows(&prefilled.cascade, model.config().kv_heads),
+        prefill: prefilled.stats.total,
+        scoring: prefilled.stats.scoring,
+        decode: began.elapsed(),
+    };
+    match options.json {
+        true => report.print_json(),
+        false => report.print_table(),
+    }
+}
+
+fn prompt_text(options: &Generate) -> Result<String> {
+    let text = match (&options.prompt, &options.prompt_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(file)) => std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the prompt file {}", file.display()))?,
+        (None, None) => bail!("give --prompt or --prompt-file"),
+    };
+    if text.trim().is_empty() {
+        bail!("the prompt is empty: give at least one word");
+    }
+    Ok(text)
+}
+
+/// The tokenizer, and the chat template or why there is none.
+fn open_text(files: &ModelFiles) -> Result<(Tokenizer, Result<ChatTemplate>)> {
+    Ok(match files {
+        ModelFiles::Folder(folder) => (
+            Tokenizer::from_folder(folder)?,
+            ChatTemplate::from_folder(folder).map_err(Into::into),
+        ),
+        ModelFiles::Gguf(file) => {
+            let gguf = Gguf::open(file)?;
+            (
+                Tokenizer::from_gguf(&gguf)?,
+                ChatTemplate::from_gguf(&gguf).map_err(Into::into),
+            )
+        }
+    })
+}
+
+fn encode(
+    options: &Generate,
+    tokenizer: &Tokenizer,
+    template: Result<ChatTemplate>,
+    prompt: String,
+) -> Result<Vec<u32>> {
+    if options.raw {
+        return Ok(tokenizer.encode(&prompt, true)?);
+    }
+    let message = |role: &str, content: String| Message {
+        role: role.into(),
+        content,
+    };
+    let system = options.system.clone().map(|text| message("system", text));
+    let messages: Vec<Message> = system.into_iter().chain([message("user", prompt)]).collect();
+    let template = template.context("pass --raw to feed the prompt as it is")?;
+    let text = template.render(&messages, &crate::report::today())?;
+    Ok(tokenizer.encode(&text, false)?)
+}
+
+/// The answer's length is bounded by the request and by the model's positions; the last token is
+/// never appended to the cache.
+fn request<'a>(options: &Generate, model: &Model, tokens: &'a [u32]) -> PrefillRequest<'a> {
+    let room = model.config().positions_max().saturating_sub(tokens.len());
+    PrefillRequest {
+        tokens,
+        policy: options.policy,
+        config: Config {
+            window: options.window,
+            ..Config::default()
+        },
+        budget: options.budget,
+        appended_max: (options.max_tokens as usize - 1).min(room),
+    }
+}
+
+fn step(model: &Model, token: u32, cache: &mut RaggedCache) -> Result<Vec<f32>> {
+    Ok(model.step(&mut [Turn { token, cache }])?.remove(0))
+}
+
+/// Rows kept per layer, window included.
+fn layer_rows(cascade: &lava::Cascade, kv_heads: usize) -> Vec<usize> {
+    (0..cascade.layers_done())
+        .map(|layer| {
+            cascade.kept(layer).iter().sum::<usize>() + kv_heads * cascade.window_rows()
+        })
+        .collect()
+}
+
+/// The tokens so far and their text, shown as it grows.
+pub(crate) struct Answer {
+    quiet: bool,
+    pub(crate) tokens: Vec<Sampled>,
+    pub(crate) text: String,
+    detokenizer: Detokenizer,
+}
+
+impl Answer {
+    fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            tokens: Vec::new(),
+            text: String::new(),
+            detokenizer: Detokenizer::new(),
+        }
+    }
+
+    fn last_token(&self) -> u32 {
+        self.tokens[self.tokens.len() - 1].token
+    }
+
+    /// Adds a token; true if a stop string ended the answer.
+    fn push(
+        &mut self,
+        tokenizer: &Tokenizer,
+        stops: &mut StopStrings,
+        sampled: Sampled,
+    ) -> Result<bool> {
+        let piece = self.detokenizer.push(tokenizer, sampled.token);
+        self.tokens.push(sampled);
+        let checked = stops.push(&piece);
+        self.show(&checked.text)?;
+        Ok(checked.stopped_by.is_some())
+    }
+
+    /// Shows what was held back, unless a stop string ended the answer.
+    fn finish(&mut self, stops: &mut StopStrings, reason: FinishReason) -> Result<()> {
+        if reason == FinishReason::StopString {
+            return Ok(());
+        }
+        let checked = stops.push(&self.detokenizer.finish());
+        self.show(&checked.text)?;
+        let held = stops.finish();
+        self.show(&held)
+    }
+
+    fn show(&mut self, text: &str) -> Result<()> {
+        self.text.push_str(text);
+        if !self.quiet {
+            print!("{text}");
+            std::io::stdout().flush()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! The same runs as in the golden file, on our engine with f32 rows.
+
+use std::ops::ControlFlow;
+
+use anyhow::Result;
+use lava::{Config, Policy};
+use lava_engine::{
+    Model, PagePool, PrefillRequest, Prefilled, RaggedCache, RowDtype, Sampler, SamplingParams,
+    Turn,
+};
+
+use super::file::{Eviction, Golden, Prompt};
+use crate::model::page_shape;
+
+/// The full cache on one prompt.
+pub(crate) struct Full {
+    pub(crate) prefill: Vec<f32>,
+    /// Logits after each of the golden `full_greedy` ids but the last.
+    steps: Vec<Vec<f32>>,
+}
+
+/// One eviction on one prompt.
+pub(crate) struct Compressed {
+    /// Per layer.
+    pub(crate) entropy: Vec<f64>,
+    pub(crate) budgets: Vec<u64>,
+    /// `[L][Hkv]`, ascending positions outside the window.
+    pub(crate) kept: Vec<Vec<Vec<u32>>>,
+    /// Our own greedy ids on the compressed cache.
+    pub(crate) greedy: Vec<u32>,
+    pub(crate) kl_to_full: Vec<f64>,
+}
+
+pub(crate) fn full(model: &Model, prompt: &Prompt) -> Result<Full> {
+    let config = Config::default();
+    let mut run = prefill(model, prompt, Policy::Full, config, prompt.token_ids.len())?;
+    let steps = teacher_forced(model, &prompt.full_greedy, &mut run.cache)?;
+    Ok(Full {
+        prefill: run.logits,
+        steps,
+    })
+}
+
+pub(crate) fn compressed(
+    model: &Model,
+    golden: &Golden,
+    prompt: &Prompt,
+    eviction: &Eviction,
+    full: &Full,
+) -> Result<Compressed> {
+    let policy = Policy::Lava(eviction.profile()?);
+    let budget = eviction.base_capacity;
+    let again = || prefill(model, prompt, policy, golden.config()?, budget);
+    let mut run = again()?;
+    let steps = teacher_forced(model, &prompt.full_greedy, &mut run.cache)?;
+    let kl_to_full = full.steps.iter().zip(&steps).map(|(f, c)| kl(f, c)).collect();
+    let cascade = &run.cascade;
+    let layers = 0..cascade.layers_done();
+    let plans: Vec<_> = layers.clone().filter_map(|layer| cascade.plan(layer)).collect();
+    let kept = layers
+        .map(|layer| {
+            (0..cascade.kept(layer).len())
+                .map(|head| {
+                    let mut positions = cascade.head_order(layer, head).to_vec();
+                    positions.sort_unstable();
+                    positions
+                })
+                .collect()
+        })
+        .collect();
+    let mut fresh = again()?;
+    Ok(Compressed {
+        entropy: plans.iter().map(|plan| plan.entropy()).collect(),
+        budgets: plans.iter().map(|plan| plan.cut().budget as u64).collect(),
+        kept,
+        greedy: greedy(model, &fresh.logits, &mut fresh.cache, eviction.greedy.len())?,
+        kl_to_full,
+    })
+}
+
+fn prefill(
+    model: &Model,
+    prompt: &Prompt,
+    policy: Policy,
+    config: Config,
+    budget: usize,
+) -> Result<Prefilled> {
+    let request = PrefillRequest {
+        tokens: &prompt.token_ids,
+        policy,
+        config,
+        budget,
+        appended_max: prompt.full_greedy.len(),
+    };
+    let shape = page_shape(model, RowDtype::F32);
+    let pool = PagePool::new(shape, request.pages_max(model, shape));
+    Ok(model.prefill(&request, &pool, &mut |_| ControlFlow::Continue(()))?)
+}
+
+/// Logits after each of `ids` but the last.
+fn teacher_forced(model: &Model, ids: &[u32], cache: &mut RaggedCache) -> Result<Vec<Vec<f32>>> {
+    let fed = &ids[..ids.len().saturating_sub(1)];
+    fed.iter().map(|&id| step(model, id, cache)).collect()
+}
+
+fn greedy(
+    model: &Model,
+    first: &[f32],
+    cache: &mut RaggedCache,
+    count: usize,
+) -> Result<Vec<u32>> {
+    let mut sampler = Sampler::new(SamplingParams::default(), &[], first.len())?;
+    let mut ids = vec![sampler.sample(first)?.token];
+    while ids.len() < count {
+        let logits = step(model, ids[ids.len() - 1], cache)?;
+        ids.push(sampler.sample(&logits)?.token);
+    }
+    Ok(ids)
+}
+
+fn step(model: &Model, token: u32, cache: &mut RaggedCache) -> Result<Vec<f32>> {
+    Ok(model.step(&mut [Turn { token, cache }])?.remove(0))
+}
+
+/// KL divergence of the softmax of `q` from that of `p`, in nats.
+fn kl(p: &[f32], q: &[f32]) -> f64 {
+    let (p, q) = (log_softmax(p), log_softmax(q));
+    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+fn log_softmax(x: &[f32]) -> Vec<f64> {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+    let norm = max + x.iter().map(|&v| (v as f64 - max).exp()).sum::<f64>().ln();
+    x.iter().map(|&v| v as f64 - norm).collect()
+}

@@ -1,0 +1,145 @@
+//! Command-line arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use lava::Policy;
+use lava_engine::{RowDtype, SamplingParams, WeightFormat};
+
+/// Arguments of `lava generate`.
+#[derive(Args)]
+pub(crate) struct Generate {
+    /// Folder with config.json and safetensors, a .gguf file, or a Hub name (owner/model).
+    #[arg(long)]
+    pub(crate) model: String,
+    /// File with the prompt.
+    #[arg(long, conflicts_with = "prompt", required_unless_present = "prompt")]
+    pub(crate) prompt_file: Option<PathBuf>,
+    /// The prompt itself.
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// System message of the chat template.
+    #[arg(long, conflicts_with = "raw")]
+    pub(crate) system: Option<String>,
+    /// Feed the prompt as it is, without the model's chat template.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Which rows are kept: full, lava (= lava-exact), lava-paper, lava-code.
+    #[arg(long, default_value = "lava")]
+    pub(crate) policy: Policy,
+    /// Entries kept per layer and KV head, the window included, on average.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) budget: usize,
+    /// Last tokens of the prompt that score the others and always stay.
+    #[arg(long, default_value_t = lava::Config::default().window)]
+    pub(crate) window: usize,
+    /// Most tokens to generate.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: u32,
+    /// End the answer where this text would appear; may be repeated.
+    #[arg(long)]
+    pub(crate) stop: Vec<String>,
+    /// How cache rows are stored.
+    #[arg(long, value_enum, default_value_t = Rows::F16)]
+    pub(crate) row_dtype: Rows,
+    /// How weights are held.
+    #[arg(long, value_enum, default_value_t = Weights::Stored)]
+    pub(crate) weights: Weights,
+    /// Print one JSON object instead of text and table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+}
+
+/// How tokens are chosen.
+#[derive(Args)]
+pub(crate) struct Sampling {
+    /// 0 is greedy.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Choose among the k likeliest tokens.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Choose among the likeliest tokens with this probability together.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Choose among tokens with at least this share of the likeliest one's probability.
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
+    /// Makes tokens of prompt and answer less likely (above 1).
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Taken off a token's logit per occurrence in the answer.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f32,
+    /// Taken off the logit of tokens that are in the answer.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// Key of the random generator.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Report this many of the likeliest tokens at each step (with --json).
+    #[arg(long, default_value_t = 0)]
+    logprobs: usize,
+}
+
+impl Sampling {
+    pub(crate) fn params(&self) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            seed: self.seed,
+            top_logprobs: self.logprobs,
+        }
+    }
+}
+
+/// Arguments of `lava golden`.
+#[derive(Args)]
+pub(crate) struct Golden {
+    /// The golden file (JSON).
+    pub(crate) file: PathBuf,
+    /// The model it was made with.
+    #[arg(long)]
+    pub(crate) model: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Rows {
+    F16,
+    Bf16,
+    F32,
+}
+
+impl From<Rows> for RowDtype {
+    fn from(rows: Rows) -> Self {
+        match rows {
+            Rows::F16 => Self::F16,
+            Rows::Bf16 => Self::Bf16,
+            Rows::F32 => Self::F32,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Weights {
+    /// As in the file: quantised weights stay quantised.
+    Stored,
+    /// Everything as f32.
+    F32,
+}
+
+impl From<Weights> for WeightFormat {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::Stored => Self::Stored,
+            Weights::F32 => Self::F32,
+        }
+    }
+}

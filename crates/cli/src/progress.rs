@@ -1,0 +1,38 @@
+//! Progress bars: on a terminal only, and never on standard output.
+
+use std::ops::ControlFlow;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use lava_engine::{Model, ModelFiles, WeightFormat};
+
+/// Loads a model and shows its layers as they come.
+pub(crate) fn load(files: &ModelFiles, format: WeightFormat) -> Result<Model> {
+    let bar = bar("loading");
+    let model = Model::load(files, format, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    Ok(model)
+}
+
+/// A callback for a prefill over `layers` layers.
+pub(crate) fn prefill(layers: usize) -> impl FnMut(usize) -> ControlFlow<()> {
+    let bar = bar("prefill");
+    bar.set_length(layers as u64);
+    move |layer| {
+        bar.set_position(layer as u64 + 1);
+        if layer + 1 == layers {
+            bar.finish_and_clear();
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// indicatif draws on standard error, and hides itself where that is no terminal.
+fn bar(name: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {bar:30} layer {pos}/{len}")
+        .expect("the template is valid");
+    ProgressBar::new(0).with_style(style).with_prefix(name)
+}

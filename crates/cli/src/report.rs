@@ -1,0 +1,187 @@
+//! What a run cost and kept: as a table for people, as JSON for programs.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::generate::Answer;
+
+/// Width of the longest bar of the chart.
+const BAR_WIDTH: usize = 40;
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FinishReason {
+    EndOfText,
+    StopString,
+    MaxTokens,
+    Context,
+}
+
+impl FinishReason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::EndOfText => "end of text",
+            Self::StopString => "stop string",
+            Self::MaxTokens => "max tokens",
+            Self::Context => "context full",
+        }
+    }
+}
+
+pub(crate) struct Report {
+    pub(crate) model: String,
+    pub(crate) policy: String,
+    pub(crate) budget: usize,
+    pub(crate) window: usize,
+    pub(crate) prompt_tokens: usize,
+    pub(crate) answer: Answer,
+    pub(crate) finish: FinishReason,
+    /// Of the uncompressed cache of the prompt, in the same row dtype.
+    pub(crate) full_bytes: usize,
+    /// Of the kept rows after prefill.
+    pub(crate) kept_bytes: usize,
+    pub(crate) rows_kept: usize,
+    /// Per layer, over all KV heads, window included.
+    pub(crate) layer_rows: Vec<usize>,
+    pub(crate) prefill: Duration,
+    pub(crate) scoring: Duration,
+    pub(crate) decode: Duration,
+}
+
+impl Report {
+    pub(crate) fn print_table(&self) -> Result<()> {
+        let steps = self.answer.tokens.len().saturating_sub(1);
+        println!("\n");
+        println!("policy          {}, budget {} (window {})", self.policy, self.budget, self.window);
+        println!("prompt          {} tokens", self.prompt_tokens);
+        println!("answer          {} tokens ({})", self.answer.tokens.len(), self.finish.name());
+        println!("full cache      {}", bytes(self.full_bytes));
+        println!(
+            "kept            {} in {} rows: {:.1} % of the full cache",
+            bytes(self.kept_bytes),
+            self.rows_kept,
+            100.0 * self.kept_bytes as f64 / self.full_bytes as f64
+        );
+        println!(
+            "prefill         {:.0} ms ({:.0} tokens/s)",
+            millis(self.prefill),
+            per_second(self.prompt_tokens, self.prefill)
+        );
+        println!(
+            "scoring         {:.0} ms ({:.1} % of prefill)",
+            millis(self.scoring),
+            100.0 * self.scoring.as_secs_f64() / self.prefill.as_secs_f64()
+        );
+        println!(
+            "decode          {:.0} ms ({:.1} tokens/s)",
+            millis(self.decode),
+            per_second(steps, self.decode)
+        );
+        println!("rows kept by layer:");
+        for line in chart(&self.layer_rows) {
+            println!("{line}");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn print_json(&self) -> Result<()> {
+        let tokens: Vec<_> = self
+            .answer
+            .tokens
+            .iter()
+            .map(|token| json!({"id": token.token, "logprob": token.logprob, "top": token.top}))
+            .collect();
+        let document = json!({
+            "model": self.model,
+            "policy": self.policy,
+            "budget": self.budget,
+            "window": self.window,
+            "prompt_tokens": self.prompt_tokens,
+            "text": self.answer.text,
+            "tokens": tokens,
+            "finish_reason": self.finish.name(),
+            "full_cache_bytes": self.full_bytes,
+            "kept_bytes": self.kept_bytes,
+            "rows_kept": self.rows_kept,
+            "layer_rows": self.layer_rows,
+            "prefill_ms": millis(self.prefill),
+            "scoring_ms": millis(self.scoring),
+            "decode_ms": millis(self.decode),
+        });
+        println!("{}", serde_json::to_string_pretty(&document)?);
+        Ok(())
+    }
+}
+
+/// One bar per layer, scaled to the largest.
+fn chart(rows: &[usize]) -> Vec<String> {
+    let most = rows.iter().copied().max().unwrap_or(0).max(1);
+    let bar = |rows: usize| "█".repeat((rows * BAR_WIDTH).div_ceil(most));
+    rows.iter()
+        .enumerate()
+        .map(|(layer, &rows)| format!("  {layer:>3} {rows:>6} {}", bar(rows)))
+        .collect()
+}
+
+fn bytes(count: usize) -> String {
+    match count {
+        0..1_000_000 => format!("{:.1} kB", count as f64 / 1e3),
+        _ => format!("{:.2} MB", count as f64 / 1e6),
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 100.0
+}
+
+fn per_second(count: usize, time: Duration) -> f64 {
+    match time.as_secs_f64() {
+        0.0 => 0.0,
+        seconds => count as f64 / seconds,
+    }
+}
+
+/// Today's date in UTC, as Llama 3.1's template prints it: `24 Nov 2026`.
+pub(crate) fn today() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    date(now.as_secs() / 86_400)
+}
+
+/// The date `days` after 1 January 1970 (Hinnant's civil_from_days).
+fn date(days: u64) -> String {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let m = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * m + 2) / 5 + 1;
+    let month = if m < 10 { m + 3 } else { m - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{day:02} {} {year}", MONTHS[month as usize - 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_civil() {
+        assert_eq!(date(0), "01 Jan 1970");
+        assert_eq!(date(11_016), "29 Feb 2000");
+        assert_eq!(date(20_781), "24 Nov 2026");
+    }
+
+    #[test]
+    fn the_longest_bar_fills_the_width_and_no_bar_of_a_row_is_empty() {
+        let lines = chart(&[400, 1, 0]);
+        assert_eq!(lines[0].matches('█').count(), BAR_WIDTH);
+        assert_eq!(lines[1].matches('█').count(), 1);
+        assert_eq!(lines[2].matches('█').count(), 0);
+    }
+}
