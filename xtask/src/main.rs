@@ -1,2 +1,103 @@
-//! (being written)
-fn main() {}
+//! The one door for developers: `cargo xtask demo | test | ci | tidy | golden`. It runs cargo and the
+//! `lava` binary and uses none of our crates.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod ci;
+mod models;
+mod shell;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Build, test and try the project")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Fetch a small model and answer a long prompt with a compressed cache.
+    Demo {
+        /// More arguments for `lava generate`, after `--`.
+        #[arg(last = true)]
+        extra: Vec<String>,
+    },
+    /// Set up and run all tests.
+    Test {
+        /// More arguments for `cargo test`, after `--`.
+        #[arg(last = true)]
+        extra: Vec<String>,
+    },
+    /// Format, lints, tidy, then the tests: what CI runs.
+    Ci,
+    /// Check the rules of the repository.
+    Tidy,
+    /// Compare the engine with a golden file.
+    Golden {
+        /// The golden file.
+        file: PathBuf,
+        /// The GGUF it was made with.
+        #[arg(long)]
+        model: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Demo { extra } => demo(&extra),
+        Verb::Test { extra } => test(&extra),
+        Verb::Ci => ci::run(),
+        Verb::Tidy => tidy::run(),
+        Verb::Golden { file, model } => golden(&file, &model),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The dev profile is optimised (see Cargo.toml), so the demo shares the tests' build.
+fn demo(extra: &[String]) -> Result<()> {
+    let model = models::smollm2()?;
+    let budget = ["--budget", "128", "--max-tokens", "96"];
+    let mut lava = lava("generate");
+    lava.arg("--model").arg(model).args(["--prompt-file", "crates/cli/demo/prompt.txt"]);
+    // Arguments of the caller come instead of ours where they repeat one.
+    for pair in budget.chunks(2) {
+        if !extra.iter().any(|arg| arg == pair[0]) {
+            lava.args(pair);
+        }
+    }
+    shell::run(lava.args(extra))
+}
+
+fn test(extra: &[String]) -> Result<()> {
+    let models = models::all()?;
+    let mut cargo = shell::cargo();
+    cargo.args(["test", "--workspace", "--locked"]).args(extra);
+    shell::run(cargo.env("LAVA_MODELS", models))
+}
+
+fn golden(file: &PathBuf, model: &PathBuf) -> Result<()> {
+    shell::run(lava("golden").arg(file).arg("--model").arg(model))
+}
+
+/// `cargo run` of the binary. Everything is built as a workspace so that features, and with them the
+/// built dependencies, are the same for every verb.
+fn lava(command: &str) -> std::process::Command {
+    let mut cargo = shell::cargo();
+    cargo.args(["run", "--quiet", "--locked", "--package", "lava-cli", "--bin", "lava", "--"]);
+    cargo.arg(command);
+    cargo
+}

@@ -1,0 +1,44 @@
+//! The rules of the repository that no compiler checks.
+
+mod edges;
+mod text;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// Prints every violation and fails if there is one.
+pub(crate) fn run() -> Result<()> {
+    let mut found = Vec::new();
+    let metadata = metadata()?;
+    let crates = edges::crates(&metadata);
+    found.extend(edges::check(&crates));
+    let architecture = std::fs::read_to_string(shell::root().join("ARCHITECTURE.md"))?;
+    found.extend(edges::unmapped(&crates, &architecture));
+    for file in files()? {
+        let Ok(bytes) = std::fs::read(shell::root().join(&file)) else { continue };
+        found.extend(text::check(Path::new(&file), &bytes));
+    }
+    for line in &found {
+        println!("{line}");
+    }
+    match found.len() {
+        0 => Ok(()),
+        count => bail!("{count} rules are broken"),
+    }
+}
+
+fn metadata() -> Result<Value> {
+    let arguments = ["metadata", "--no-deps", "--format-version", "1", "--locked"];
+    Ok(serde_json::from_str(&shell::output(shell::cargo().args(arguments))?)?)
+}
+
+/// Tracked files and those that would be.
+fn files() -> Result<Vec<String>> {
+    let arguments = ["ls-files", "--cached", "--others", "--exclude-standard"];
+    let listing = shell::output(shell::program("git").args(arguments))?;
+    Ok(listing.lines().map(str::to_owned).collect())
+}

@@ -1,0 +1,106 @@
+//! Which of our crates may use which.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// Crate by folder, and the folders that it may use. The reasons are in ARCHITECTURE.md.
+const ALLOWED: [(&str, &[&str]); 8] = [
+    ("crates/lava", &[]),
+    ("crates/gguf", &[]),
+    ("kernels", &[]),
+    ("crates/text", &["crates/gguf"]),
+    ("crates/engine", &["crates/lava", "crates/gguf", "kernels"]),
+    ("crates/cli", &["crates/lava", "crates/gguf", "crates/text", "crates/engine"]),
+    ("crates/test-support", &[]),
+    ("xtask", &[]),
+];
+
+/// What tests may use beyond the table.
+const DEV_ONLY: &str = "crates/test-support";
+
+/// A crate of the workspace.
+pub(crate) struct Crate {
+    folder: String,
+    /// Folder of each of our crates that it uses, and whether only tests do.
+    uses: Vec<(String, bool)>,
+}
+
+/// The crates in the output of `cargo metadata`.
+pub(crate) fn crates(metadata: &Value) -> Vec<Crate> {
+    let root = metadata["workspace_root"].as_str().unwrap_or_default();
+    let inside = |path: &str| {
+        let folder = path.strip_prefix(root)?.trim_start_matches('/');
+        Some(folder.trim_end_matches("/Cargo.toml").to_owned())
+    };
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let one = |package: &Value| {
+        let dependencies = package["dependencies"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let uses = dependencies
+            .iter()
+            .filter_map(|dep| Some((inside(dep["path"].as_str()?)?, dep["kind"] == "dev")))
+            .collect();
+        let folder = inside(package["manifest_path"].as_str()?)?;
+        Some(Crate { folder, uses })
+    };
+    packages.iter().filter_map(one).collect()
+}
+
+/// Edges that the table does not allow, and crates that it does not know.
+pub(crate) fn check(crates: &[Crate]) -> Vec<String> {
+    let mut found = Vec::new();
+    for Crate { folder, uses } in crates {
+        let Some((_, allowed)) = ALLOWED.iter().find(|(known, _)| known == folder) else {
+            found.push(format!("{folder}: not in the table of xtask/src/tidy/edges.rs"));
+            continue;
+        };
+        for (used, dev) in uses {
+            let fine = allowed.contains(&used.as_str()) || (*dev && used == DEV_ONLY);
+            if !fine {
+                found.push(format!("{folder}/Cargo.toml: may not use {used}"));
+            }
+        }
+    }
+    found
+}
+
+/// Crates that the code map does not name.
+pub(crate) fn unmapped(crates: &[Crate], architecture: &str) -> Vec<String> {
+    let named: BTreeSet<&str> = architecture.split('`').collect();
+    crates
+        .iter()
+        .filter(|one| !named.contains(format!("{}/", one.folder).as_str()))
+        .map(|one| format!("ARCHITECTURE.md: `{}/` is missing", one.folder))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(folder: &str, uses: &[(&str, bool)]) -> Crate {
+        let uses = uses.iter().map(|(used, dev)| ((*used).to_owned(), *dev)).collect();
+        Crate { folder: folder.into(), uses }
+    }
+
+    #[test]
+    fn an_edge_outside_the_table_is_reported() {
+        let fine = one("crates/engine", &[("crates/lava", false), ("crates/test-support", true)]);
+        assert!(check(&[fine]).is_empty());
+        let wrong = one("crates/lava", &[("crates/engine", false)]);
+        assert_eq!(check(&[wrong]), ["crates/lava/Cargo.toml: may not use crates/engine"]);
+        let in_production = one("crates/engine", &[("crates/test-support", false)]);
+        assert_eq!(check(&[in_production]).len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_crate_is_reported() {
+        assert_eq!(check(&[one("crates/new", &[])]).len(), 1);
+    }
+
+    #[test]
+    fn a_crate_must_be_in_the_code_map() {
+        let crates = [one("kernels", &[]), one("crates/lava", &[])];
+        assert_eq!(unmapped(&crates, "- `kernels/`: x"), ["ARCHITECTURE.md: `crates/lava/` is missing"]);
+    }
+}
