@@ -1,0 +1,120 @@
+//! What prefill keeps: the right rows, no more than was reserved, one full layer at a time.
+
+use std::ops::ControlFlow;
+
+use lava::{Policy, Profile};
+use lava_engine::{EngineError, Model, RaggedCache, WeightFormat};
+use lava_test_support::{Architecture, HfDtype, ToyModel};
+
+use crate::{ours, toys};
+
+const LAVA: [Policy; 3] = [
+    Policy::Lava(Profile::Exact),
+    Policy::Lava(Profile::Paper),
+    Policy::Lava(Profile::Code),
+];
+
+fn toy() -> (ToyModel, Model) {
+    let toy = ToyModel {
+        layers: 5,
+        context: 2048,
+        ..ToyModel::new(Architecture::Llama)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
+    let model = ours::load(folder.path(), WeightFormat::Stored);
+    (toy, model)
+}
+
+/// Key rows of one head, in the cache's order.
+fn keys(cache: &RaggedCache, layer: usize, head: usize) -> Vec<Vec<f32>> {
+    let (shape, table) = (cache.shape(), cache.table(layer, head));
+    let mut rows = Vec::new();
+    for page in table.pages() {
+        let mut scratch = Vec::new();
+        let values = page.widen(&mut scratch);
+        let keys = values[..shape.rows * shape.head_dim].chunks_exact(shape.head_dim);
+        rows.extend(keys.map(<[f32]>::to_vec));
+    }
+    rows.truncate(table.rows());
+    rows
+}
+
+#[test]
+fn the_compact_cache_holds_the_full_caches_rows_at_the_kept_positions() {
+    let (toy, model) = toy();
+    let prompt = toys::prompt(700, toy.vocab);
+    let full = ours::prefill(&model, &ours::request(&prompt, Policy::Full, 700)).unwrap();
+    for policy in LAVA {
+        let run = ours::prefill(&model, &ours::request(&prompt, policy, 64)).unwrap();
+        assert_eq!(run.logits, full.logits, "eviction never touches the prefill's output");
+        for layer in 0..toy.layers {
+            for head in 0..toy.kv_heads {
+                // The full cache lies in the order window, then position.
+                let all = keys(&full.cache, layer, head);
+                let row = |position: usize| &all[(position + 32) % 700];
+                let window = 668..700;
+                let kept = run.cascade.head_order(layer, head).iter().map(|&i| i as usize);
+                let expected: Vec<_> = window.chain(kept).map(|i| row(i).clone()).collect();
+                assert_eq!(keys(&run.cache, layer, head), expected, "{policy} {layer} {head}");
+            }
+        }
+    }
+}
+
+#[test]
+fn at_most_one_layer_has_its_full_keys_and_values() {
+    let (toy, model) = toy();
+    let prompt = toys::prompt(1200, toy.vocab);
+    for policy in [Policy::Full, LAVA[0], LAVA[1], LAVA[2]] {
+        let run = ours::prefill(&model, &ours::request(&prompt, policy, 100)).unwrap();
+        assert_eq!(run.stats.full_kv_layers_peak, 1);
+    }
+}
+
+#[test]
+fn pages_never_exceed_the_reservation_and_all_come_back() {
+    let (toy, model) = toy();
+    for (tokens, budget) in [(1, 40), (31, 40), (33, 40), (300, 33), (1100, 200), (90, 2000)] {
+        let prompt = toys::prompt(tokens, toy.vocab);
+        for policy in [Policy::Full, LAVA[0], LAVA[1], LAVA[2]] {
+            let request = ours::request(&prompt, policy, budget);
+            let pool = ours::pool(&model, &request);
+            let run = model.prefill(&request, &pool, &mut |_| ControlFlow::Continue(()));
+            let run = run.unwrap();
+            let reserved = request.pages_max(&model, pool.shape());
+            assert!(run.stats.pages_peak <= reserved);
+            assert_eq!(pool.pages_reserved(), reserved);
+            drop(run);
+            assert_eq!(pool.pages_reserved(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_budget_of_the_whole_prompt_changes_nothing() {
+    let (toy, model) = toy();
+    let prompt = toys::prompt(120, toy.vocab);
+    let full = ours::request(&prompt, Policy::Full, 120);
+    let lava = ours::request(&prompt, LAVA[0], 120);
+    assert_eq!(ours::logits(&model, &full, &[3, 4, 5]), ours::logits(&model, &lava, &[3, 4, 5]));
+}
+
+#[test]
+fn a_cancelled_prefill_stops_at_the_layer_and_frees_its_pages() {
+    let (toy, model) = toy();
+    let prompt = toys::prompt(200, toy.vocab);
+    let request = ours::request(&prompt, LAVA[0], 64);
+    let pool = ours::pool(&model, &request);
+    let mut seen = Vec::new();
+    let result = model.prefill(&request, &pool, &mut |layer| {
+        seen.push(layer);
+        match layer {
+            2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    assert!(matches!(result, Err(EngineError::Cancelled { layer: 2 })));
+    assert_eq!(seen, [0, 1, 2]);
+    assert_eq!(pool.pages_reserved(), 0);
+}

@@ -1,0 +1,9 @@
+//! The engine against other implementations, on toy weights and on real models.
+
+mod agreement;
+mod compression;
+mod ours;
+mod real_models;
+mod refusals;
+mod theirs;
+mod toys;
