@@ -14,11 +14,31 @@ struct Stage {
 
 /// Budgets are for a machine with two cores and nothing built; together they stay under 30 minutes.
 const STAGES: [Stage; 5] = [
-    Stage { name: "needs", budget_minutes: 1, run: needs },
-    Stage { name: "format", budget_minutes: 1, run: format },
-    Stage { name: "lints", budget_minutes: 6, run: lints },
-    Stage { name: "tidy", budget_minutes: 1, run: tidy::run },
-    Stage { name: "test", budget_minutes: 20, run: test },
+    Stage {
+        name: "needs",
+        budget_minutes: 1,
+        run: needs,
+    },
+    Stage {
+        name: "format",
+        budget_minutes: 1,
+        run: format,
+    },
+    Stage {
+        name: "lints",
+        budget_minutes: 6,
+        run: lints,
+    },
+    Stage {
+        name: "tidy",
+        budget_minutes: 1,
+        run: tidy::run,
+    },
+    Stage {
+        name: "test",
+        budget_minutes: 20,
+        run: test,
+    },
 ];
 
 pub(crate) fn run() -> Result<()> {
@@ -33,7 +53,10 @@ pub(crate) fn run() -> Result<()> {
             false => "",
         };
         let budget = stage.budget_minutes;
-        lines.push(format!("{:<8} {seconds:>5} s of {budget:>2} min{over}", stage.name));
+        lines.push(format!(
+            "{:<8} {seconds:>5} s of {budget:>2} min{over}",
+            stage.name
+        ));
     }
     println!("== all stages passed\n{}", lines.join("\n"));
     Ok(())
@@ -42,11 +65,20 @@ pub(crate) fn run() -> Result<()> {
 /// What a fresh machine must have besides Rust.
 fn needs() -> Result<()> {
     for (program, argument, install) in [
-        ("gcc", "--version", "a C compiler (on Debian: apt install gcc)"),
+        (
+            "gcc",
+            "--version",
+            "a C compiler (on Debian: apt install gcc)",
+        ),
         ("git", "--version", "git (on Debian: apt install git)"),
-        ("python3", "--version", "python3 (on Debian: apt install python3)"),
+        (
+            "python3",
+            "--version",
+            "python3 (on Debian: apt install python3)",
+        ),
     ] {
-        shell::output(shell::program(program).arg(argument)).with_context(|| format!("install {install}"))?;
+        shell::output(shell::program(program).arg(argument))
+            .with_context(|| format!("install {install}"))?;
     }
     shell::output(shell::program("python3").args(["-m", "pip", "--version"]))
         .context("install pip (on Debian: apt install python3-pip)")?;
@@ -58,7 +90,15 @@ fn format() -> Result<()> {
 }
 
 fn lints() -> Result<()> {
-    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ];
     shell::run(shell::cargo().args(clippy))
 }
 

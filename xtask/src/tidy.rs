@@ -19,7 +19,9 @@ pub(crate) fn run() -> Result<()> {
     let architecture = std::fs::read_to_string(shell::root().join("ARCHITECTURE.md"))?;
     found.extend(edges::unmapped(&crates, &architecture));
     for file in files()? {
-        let Ok(bytes) = std::fs::read(shell::root().join(&file)) else { continue };
+        let Ok(bytes) = std::fs::read(shell::root().join(&file)) else {
+            continue;
+        };
         found.extend(text::check(Path::new(&file), &bytes));
     }
     for line in &found {
@@ -33,7 +35,9 @@ pub(crate) fn run() -> Result<()> {
 
 fn metadata() -> Result<Value> {
     let arguments = ["metadata", "--no-deps", "--format-version", "1", "--locked"];
-    Ok(serde_json::from_str(&shell::output(shell::cargo().args(arguments))?)?)
+    Ok(serde_json::from_str(&shell::output(
+        shell::cargo().args(arguments),
+    )?)?)
 }
 
 /// Tracked files and those that would be.

@@ -67,7 +67,9 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
         prompt_tokens: tokens.len(),
         answer,
         finish,
-        full_bytes: model.config().full_cache_bytes(tokens.len(), pages.dtype.bytes()),
+        full_bytes: model
+            .config()
+            .full_cache_bytes(tokens.len(), pages.dtype.bytes()),
         kept_bytes,
         rows_kept,
         layer_rows: layer_rows(&prefilled.cascade, model.config().kv_heads),
@@ -125,7 +127,10 @@ fn encode(
         content,
     };
     let system = options.system.clone().map(|text| message("system", text));
-    let messages: Vec<Message> = system.into_iter().chain([message("user", prompt)]).collect();
+    let messages: Vec<Message> = system
+        .into_iter()
+        .chain([message("user", prompt)])
+        .collect();
     let template = template.context("pass --raw to feed the prompt as it is")?;
     let text = template.render(&messages, &crate::report::today())?;
     Ok(tokenizer.encode(&text, false)?)
@@ -154,9 +159,7 @@ fn step(model: &Model, token: u32, cache: &mut RaggedCache) -> Result<Vec<f32>> 
 /// Rows kept per layer, window included.
 fn layer_rows(cascade: &lava::Cascade, kv_heads: usize) -> Vec<usize> {
     (0..cascade.layers_done())
-        .map(|layer| {
-            cascade.kept(layer).iter().sum::<usize>() + kv_heads * cascade.window_rows()
-        })
+        .map(|layer| cascade.kept(layer).iter().sum::<usize>() + kv_heads * cascade.window_rows())
         .collect()
 }
 

@@ -54,9 +54,16 @@ impl Report {
     pub(crate) fn print_table(&self) -> Result<()> {
         let steps = self.answer.tokens.len().saturating_sub(1);
         println!("\n");
-        println!("policy          {}, budget {} (window {})", self.policy, self.budget, self.window);
+        println!(
+            "policy          {}, budget {} (window {})",
+            self.policy, self.budget, self.window
+        );
         println!("prompt          {} tokens", self.prompt_tokens);
-        println!("answer          {} tokens ({})", self.answer.tokens.len(), self.finish.name());
+        println!(
+            "answer          {} tokens ({})",
+            self.answer.tokens.len(),
+            self.finish.name()
+        );
         println!("full cache      {}", bytes(self.full_bytes));
         println!(
             "kept            {} in {} rows: {:.1} % of the full cache",
@@ -145,7 +152,9 @@ fn per_second(count: usize, time: Duration) -> f64 {
 
 /// Today's date in UTC, as Llama 3.1's template prints it: `24 Nov 2026`.
 pub(crate) fn today() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     date(now.as_secs() / 86_400)
 }
 

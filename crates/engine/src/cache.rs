@@ -33,7 +33,9 @@ impl RaggedCache {
     ) -> Self {
         Self {
             kv_heads,
-            tables: (0..layers * kv_heads).map(|_| PageTable::default()).collect(),
+            tables: (0..layers * kv_heads)
+                .map(|_| PageTable::default())
+                .collect(),
             reservation,
             next_position: tokens,
         }

@@ -35,7 +35,10 @@ impl Model {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let positions: Vec<usize> = batch.iter().map(|turn| turn.cache.next_position()).collect();
+        let positions: Vec<usize> = batch
+            .iter()
+            .map(|turn| turn.cache.next_position())
+            .collect();
         let angles = self.angles(&positions)?;
         let mut x = self.embed(&tokens)?;
         for (index, layer) in self.layers().iter().enumerate() {

@@ -41,7 +41,7 @@ pub enum LoadError {
     },
     /// The GGUF container is broken or lacks a key.
     #[error(transparent)]
-    Gguf(#[from] lava_gguf::GgufError),
+    Gguf(Box<lava_gguf::GgufError>),
     /// The safetensors container is broken.
     #[error("{} is not a readable safetensors file", file.display())]
     Safetensors {
@@ -109,6 +109,12 @@ pub enum LoadError {
     Candle(#[from] candle_core::Error),
 }
 
+impl From<lava_gguf::GgufError> for LoadError {
+    fn from(error: lava_gguf::GgufError) -> Self {
+        Self::Gguf(Box::new(error))
+    }
+}
+
 /// A request that the engine refuses or could not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -116,7 +122,9 @@ pub enum EngineError {
     #[error("the prompt is empty: at least one token is needed")]
     EmptyPrompt,
     /// The prompt leaves no room for an answer.
-    #[error("the prompt has {tokens} tokens; the model's context is {context} and one must be left to generate")]
+    #[error(
+        "the prompt has {tokens} tokens; the model's context is {context} and one must be left to generate"
+    )]
     PromptTooLong {
         /// N.
         tokens: usize,
@@ -124,7 +132,9 @@ pub enum EngineError {
         context: usize,
     },
     /// Sliding-window layers are not evicted by LAVa; within the window they are ordinary layers.
-    #[error("the prompt has {tokens} tokens; this model attends over a sliding window of {window}, and longer prompts are not supported")]
+    #[error(
+        "the prompt has {tokens} tokens; this model attends over a sliding window of {window}, and longer prompts are not supported"
+    )]
     SlidingWindow {
         /// N.
         tokens: usize,

@@ -140,7 +140,12 @@ impl Layer {
             attention_norm: vector("input_layernorm.weight", c.hidden)?,
             query: rotary("self_attn.q_proj", c.q_heads)?,
             key: rotary("self_attn.k_proj", c.kv_heads)?,
-            value: linear("self_attn.v_proj", c.kv_heads * c.head_dim, c.hidden, c.qkv_bias)?,
+            value: linear(
+                "self_attn.v_proj",
+                c.kv_heads * c.head_dim,
+                c.hidden,
+                c.qkv_bias,
+            )?,
             output: linear("self_attn.o_proj", c.hidden, c.q_heads * c.head_dim, false)?,
             query_norm: head_norm("self_attn.q_norm.weight")?,
             key_norm: head_norm("self_attn.k_norm.weight")?,

@@ -64,7 +64,11 @@ impl CustomOp3 for CausalAttention {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let shape = attention_shape(q_layout, k_layout)?;
-        let (q, k, v) = (slice(q, q_layout)?, slice(k, k_layout)?, slice(v, v_layout)?);
+        let (q, k, v) = (
+            slice(q, q_layout)?,
+            slice(k, k_layout)?,
+            slice(v, v_layout)?,
+        );
         let mut out = vec![0.0; q.len()];
         lava_kernels::causal_attention(&mut out, q, k, v, &shape);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))

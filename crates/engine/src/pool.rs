@@ -56,7 +56,11 @@ impl PagePool {
     pub fn new(shape: PageShape, pages: usize) -> Self {
         let state = Mutex::default();
         Self {
-            inner: Arc::new(Inner { shape, pages, state }),
+            inner: Arc::new(Inner {
+                shape,
+                pages,
+                state,
+            }),
         }
     }
 

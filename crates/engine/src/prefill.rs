@@ -280,7 +280,8 @@ fn gather(
             for head in 0..kv_heads {
                 let kept = cascade.head_order(layer, head).iter().map(|&i| i as usize);
                 for position in window.clone().chain(kept) {
-                    let row = (position * kv_heads + head) * d..(position * kv_heads + head + 1) * d;
+                    let row =
+                        (position * kv_heads + head) * d..(position * kv_heads + head + 1) * d;
                     cache.push(layer, head, &keys[row.clone()], &values[row]);
                 }
             }

@@ -91,10 +91,98 @@ fn stretch(frequency: f64, i: usize, config: &ModelConfig) -> f64 {
                     / (config.rope_theta as f64).ln()
             };
             let low = pair(*beta_fast as f64).floor().max(0.0);
-            let high = pair(*beta_slow as f64).ceil().min(config.head_dim as f64 - 1.0);
+            let high = pair(*beta_slow as f64)
+                .ceil()
+                .min(config.head_dim as f64 - 1.0);
             let width = if high > low { high - low } else { 0.001 };
             let ramp = ((i as f64 - low) / width).clamp(0.0, 1.0);
             frequency / *factor as f64 * ramp + frequency * (1.0 - ramp)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(rope_scaling: RopeScaling) -> Rope {
+        Rope::new(&ModelConfig {
+            layers: 1,
+            hidden: 16,
+            intermediate: 16,
+            q_heads: 1,
+            kv_heads: 1,
+            head_dim: 16,
+            vocabulary: 1,
+            context: 64,
+            rms_epsilon: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling,
+            qkv_bias: false,
+            qk_norm: false,
+            tied_embeddings: true,
+            sliding_window: None,
+        })
+    }
+
+    fn check(rope: &Rope, expected: [f64; 8]) {
+        for (found, expected) in rope.frequencies.iter().zip(expected) {
+            assert!(
+                (found - expected).abs() < 1e-7 * expected,
+                "{found} != {expected}"
+            );
+        }
+    }
+
+    /// Expected values: the published formulas, evaluated by a separate program.
+    #[test]
+    fn yarn_stretches_slow_dimensions_and_scales() {
+        let rope = rope(RopeScaling::Yarn {
+            factor: 4.0,
+            original_context: 64,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: None,
+        });
+        check(
+            &rope,
+            [
+                1.0,
+                0.23717082,
+                0.05,
+                0.0079056942,
+                0.0025,
+                0.00079056942,
+                0.00025,
+                7.9056942e-05,
+            ],
+        );
+        assert!((rope.amplitude - 1.138629436).abs() < 1e-9);
+        let (cos, sin) = rope.angles([0, 3].into_iter());
+        assert_eq!((cos.len(), sin.len()), (16, 16));
+        assert!((cos[0] - 1.138_629_4).abs() < 1e-6 && sin[0] == 0.0);
+    }
+
+    #[test]
+    fn llama3_stretches_by_wavelength() {
+        let rope = rope(RopeScaling::Llama3 {
+            factor: 8.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_context: 64,
+        });
+        check(
+            &rope,
+            [
+                1.0,
+                0.2443846,
+                0.013042256,
+                0.0039528471,
+                0.00125,
+                0.00039528471,
+                0.000125,
+                3.9528471e-05,
+            ],
+        );
     }
 }

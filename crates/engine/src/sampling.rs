@@ -65,12 +65,37 @@ impl SamplingParams {
             expected,
         };
         let ranges = [
-            ("temperature", self.temperature, 0.0..=100.0, "0 (greedy) to 100"),
-            ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0, at most 1"),
+            (
+                "temperature",
+                self.temperature,
+                0.0..=100.0,
+                "0 (greedy) to 100",
+            ),
+            (
+                "top_p",
+                self.top_p,
+                f32::MIN_POSITIVE..=1.0,
+                "above 0, at most 1",
+            ),
             ("min_p", self.min_p, 0.0..=1.0, "0 to 1"),
-            ("repetition_penalty", self.repetition_penalty, 0.01..=100.0, "0.01 to 100"),
-            ("frequency_penalty", self.frequency_penalty, -2.0..=2.0, "-2 to 2"),
-            ("presence_penalty", self.presence_penalty, -2.0..=2.0, "-2 to 2"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                0.01..=100.0,
+                "0.01 to 100",
+            ),
+            (
+                "frequency_penalty",
+                self.frequency_penalty,
+                -2.0..=2.0,
+                "-2 to 2",
+            ),
+            (
+                "presence_penalty",
+                self.presence_penalty,
+                -2.0..=2.0,
+                "-2 to 2",
+            ),
         ];
         for (name, value, range, expected) in ranges {
             // A range holds no NaN.
@@ -242,7 +267,9 @@ fn best(logits: &[f32]) -> u32 {
 fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     let by_logit = |a: &u32, b: &u32| {
         let (x, y) = (logits[*a as usize], logits[*b as usize]);
-        y.partial_cmp(&x).unwrap_or(x.is_nan().cmp(&y.is_nan())).then(a.cmp(b))
+        y.partial_cmp(&x)
+            .unwrap_or(x.is_nan().cmp(&y.is_nan()))
+            .then(a.cmp(b))
     };
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     if count == 0 {
@@ -262,4 +289,176 @@ fn log_sum_exp(logits: &[f32]) -> Option<f64> {
     let max = finite().reduce(f32::max)? as f64;
     let sum: f64 = finite().map(|x| (x as f64 - max).exp()).sum();
     Some(max + sum.ln())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(params: SamplingParams, prompt: &[u32]) -> Sampler {
+        Sampler::new(params, prompt, 4).unwrap()
+    }
+
+    fn draws(params: SamplingParams, logits: &[f32], count: usize) -> Vec<u32> {
+        let mut sampler = sampler(params, &[]);
+        (0..count)
+            .map(|_| sampler.sample(logits).unwrap().token)
+            .collect()
+    }
+
+    const HOT: f32 = 1.0;
+
+    #[test]
+    fn greedy_takes_the_largest_and_the_lowest_id_among_equals() {
+        assert_eq!(
+            draws(SamplingParams::default(), &[0.0, 2.0, 2.0, f32::NAN], 3),
+            [1, 1, 1]
+        );
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let params = SamplingParams {
+            temperature: HOT,
+            ..Default::default()
+        };
+        let ids = draws(params, &[0.0, 3f32.ln(), f32::NEG_INFINITY, f32::NAN], 4000);
+        let share = ids.iter().filter(|&&id| id == 1).count() as f64 / 4000.0;
+        assert!((share - 0.75).abs() < 0.03, "{share}");
+        assert!(ids.iter().all(|&id| id < 2));
+    }
+
+    #[test]
+    fn the_draw_depends_on_seed_and_index_only() {
+        let params = SamplingParams {
+            temperature: HOT,
+            seed: 9,
+            ..Default::default()
+        };
+        let logits = [0.0; 4];
+        let all = draws(params.clone(), &logits, 20);
+        let mut late = sampler(params.clone(), &[]);
+        late.index = 10;
+        assert_eq!(late.sample(&logits).unwrap().token, all[10]);
+        assert_ne!(
+            all,
+            draws(SamplingParams { seed: 10, ..params }, &logits, 20)
+        );
+    }
+
+    #[test]
+    fn cuts_leave_only_the_likeliest() {
+        let logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
+        let largest = |params| draws(params, &logits, 500).into_iter().max().unwrap();
+        let hot = || SamplingParams {
+            temperature: HOT,
+            ..Default::default()
+        };
+        assert_eq!(largest(hot()), 3);
+        assert_eq!(
+            largest(SamplingParams {
+                top_k: Some(2),
+                ..hot()
+            }),
+            1
+        );
+        assert_eq!(
+            largest(SamplingParams {
+                top_p: 0.79,
+                ..hot()
+            }),
+            1
+        );
+        assert_eq!(
+            largest(SamplingParams {
+                top_p: 0.81,
+                ..hot()
+            }),
+            2
+        );
+        assert_eq!(
+            largest(SamplingParams {
+                min_p: 0.25,
+                ..hot()
+            }),
+            2
+        );
+        assert_eq!(
+            largest(SamplingParams {
+                min_p: 1.0,
+                ..hot()
+            }),
+            0
+        );
+    }
+
+    #[test]
+    fn penalties_count_prompt_and_answer_as_documented() {
+        let logits = [1.0, 0.9, -1.0, -1.0];
+        let next = |params, prompt: &[u32]| sampler(params, prompt).sample(&logits).unwrap().token;
+        let base = SamplingParams::default;
+        assert_eq!(
+            next(
+                SamplingParams {
+                    repetition_penalty: 1.2,
+                    ..base()
+                },
+                &[0]
+            ),
+            1
+        );
+        assert_eq!(
+            next(
+                SamplingParams {
+                    presence_penalty: 1.0,
+                    ..base()
+                },
+                &[0]
+            ),
+            0
+        );
+        let answer = |params| draws(params, &logits, 4);
+        assert_eq!(
+            answer(SamplingParams {
+                presence_penalty: 0.5,
+                ..base()
+            }),
+            [0, 1, 0, 0]
+        );
+        assert_eq!(
+            answer(SamplingParams {
+                frequency_penalty: 0.2,
+                ..base()
+            }),
+            [0, 1, 0, 1]
+        );
+    }
+
+    #[test]
+    fn logprobs_are_the_models_own() {
+        let params = SamplingParams {
+            top_logprobs: 2,
+            temperature: 5.0,
+            ..Default::default()
+        };
+        let logits = [
+            0.5f32.ln() + 7.0,
+            0.25f32.ln() + 7.0,
+            0.25f32.ln() + 7.0,
+            f32::NEG_INFINITY,
+        ];
+        let sampled = sampler(params, &[]).sample(&logits).unwrap();
+        let expected = [0.5f32.ln(), 0.25f32.ln(), 0.25f32.ln()];
+        assert!((sampled.logprob - expected[sampled.token as usize]).abs() < 1e-6);
+        assert_eq!(
+            sampled.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+            [0, 1]
+        );
+    }
+
+    #[test]
+    fn logits_without_a_number_are_refused() {
+        let error = sampler(SamplingParams::default(), &[]).sample(&[f32::NAN; 4]);
+        assert!(matches!(error, Err(EngineError::NoFiniteLogit)));
+    }
 }

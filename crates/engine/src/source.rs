@@ -57,7 +57,10 @@ impl<'a> HubName<'a> {
     /// `None` if the name looks like a path: absolute, dotted, or with another number of parts.
     fn parse(name: &'a str) -> Option<Self> {
         let parts: Vec<&str> = name.split('/').collect();
-        if parts.iter().any(|part| part.is_empty() || part.starts_with('.')) {
+        if parts
+            .iter()
+            .any(|part| part.is_empty() || part.starts_with('.'))
+        {
             return None;
         }
         match parts[..] {
@@ -106,7 +109,11 @@ impl<'a> HubName<'a> {
 
 fn siblings(repo: &ApiRepo) -> Result<Vec<String>, hf_hub::api::sync::ApiError> {
     let info = repo.info()?;
-    Ok(info.siblings.into_iter().map(|file| file.rfilename).collect())
+    Ok(info
+        .siblings
+        .into_iter()
+        .map(|file| file.rfilename)
+        .collect())
 }
 
 #[cfg(test)]
@@ -121,7 +128,14 @@ mod tests {
             repository("owner/model/x.gguf"),
             Some(("owner/model", Some("x.gguf")))
         );
-        for path in ["/abs/model", "./a/b", "model", "a/b/c/d.gguf", "dir/x.gguf", "a//b"] {
+        for path in [
+            "/abs/model",
+            "./a/b",
+            "model",
+            "a/b/c/d.gguf",
+            "dir/x.gguf",
+            "a//b",
+        ] {
             assert_eq!(repository(path), None, "{path}");
         }
     }

@@ -59,7 +59,10 @@ impl Weights {
             Weights::Safetensors(shards) => shards.values(name, &[len])?,
             Weights::Gguf(gguf) => gguf::vector(gguf, name, len)?,
         };
-        Ok(Tensor::new(round(values, format), &candle_core::Device::Cpu)?)
+        Ok(Tensor::new(
+            round(values, format),
+            &candle_core::Device::Cpu,
+        )?)
     }
 
     /// A matrix `[rows, cols]`.
@@ -108,7 +111,10 @@ impl Weights {
         format: WeightFormat,
     ) -> Result<Linear, LoadError> {
         let matrix = self.matrix(&format!("{prefix}.weight"), (rows, cols), format)?;
-        Ok(Linear::new(matrix, self.bias(prefix, rows, biased, format)?))
+        Ok(Linear::new(
+            matrix,
+            self.bias(prefix, rows, biased, format)?,
+        ))
     }
 
     /// As [`Weights::linear`], for [`Weights::rotary_matrix`].
@@ -135,7 +141,8 @@ impl Weights {
         if !biased {
             return Ok(None);
         }
-        self.vector(&format!("{prefix}.bias"), len, format).map(Some)
+        self.vector(&format!("{prefix}.bias"), len, format)
+            .map(Some)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The cascade: one request's prefill, layer by layer, each finished layer cut again after every layer.
+//! The cascade: one request's prefill, layer by layer, each finished layer cut again after every
+//! layer.
 
 use crate::budget::Budgets;
 use crate::entropy::entropy;
@@ -7,9 +8,9 @@ use crate::{Config, Error, LayerPlan, Policy, Shape};
 
 /// The eviction state of one request during prefill (Algorithm 2 of the paper).
 ///
-/// After every [`push_layer`](Cascade::push_layer), each head of each finished layer keeps the first
-/// `kept` rows of its `head_order`, and the first `certain` of them are final, so they can be shipped.
-/// `kept` never grows, `certain` never shrinks, and after the last layer they are equal.
+/// After every [`push_layer`](Cascade::push_layer), each head of each finished layer keeps the
+/// first `kept` rows of its `head_order`, and the first `certain` of them are final, so they can be
+/// shipped. `kept` never grows, `certain` never shrinks, and after the last layer they are equal.
 /// The last `min(W, N)` rows of every head are always kept, certain at once and counted in neither.
 #[derive(Debug, Clone)]
 pub struct Cascade {
@@ -23,20 +24,32 @@ pub struct Cascade {
 enum State {
     /// Every layer has the same counts `[Hkv]`, and every head the same order.
     Everything { counts: Vec<usize>, order: Vec<u32> },
-    Lava { rule: Rule, budgets: Budgets, plans: Vec<LayerPlan> },
+    Lava {
+        rule: Rule,
+        budgets: Budgets,
+        plans: Vec<LayerPlan>,
+    },
 }
 
 impl Cascade {
     /// `budget` is `b`: entries per KV head and layer, window included.
     ///
     /// # Errors
-    /// Whoever wrote the configuration, see [`Config::check`]; or the client, whose budget does not exceed the
-    /// window although its prompt does, or whose prompt is too long to number.
+    /// Whoever wrote the configuration, see [`Config::check`]; or the client, whose budget does not
+    /// exceed the window although its prompt does, or whose prompt is too long to number.
     ///
     /// # Panics
     /// If the shape has no layers or no KV heads.
-    pub fn new(policy: Policy, config: &Config, shape: Shape, budget: usize) -> Result<Cascade, Error> {
-        assert!(shape.layers > 0 && shape.kv_heads > 0, "a model has layers and KV heads");
+    pub fn new(
+        policy: Policy,
+        config: &Config,
+        shape: Shape,
+        budget: usize,
+    ) -> Result<Cascade, Error> {
+        assert!(
+            shape.layers > 0 && shape.kv_heads > 0,
+            "a model has layers and KV heads"
+        );
         config.check()?;
         shape.check()?;
         let n = shape.rows_outside_window(config);
@@ -52,13 +65,21 @@ impl Cascade {
                     plans: Vec::with_capacity(shape.layers),
                 }
             }
-            _ => State::Everything { counts: vec![n; shape.kv_heads], order: (0..n as u32).collect() },
+            _ => State::Everything {
+                counts: vec![n; shape.kv_heads],
+                order: (0..n as u32).collect(),
+            },
         };
-        Ok(Cascade { shape, window_rows: shape.window_rows(config), layers_done: 0, state })
+        Ok(Cascade {
+            shape,
+            window_rows: shape.window_rows(config),
+            layers_done: 0,
+            state,
+        })
     }
 
-    /// Finishes the next layer and cuts all finished layers. `scores` `[Hkv, n]`; they are not read, and may be
-    /// empty, if the cascade [keeps everything](Cascade::keeps_everything).
+    /// Finishes the next layer and cuts all finished layers. `scores` `[Hkv, n]`; they are not
+    /// read, and may be empty, if the cascade [keeps everything](Cascade::keeps_everything).
     ///
     /// # Errors
     /// The engine: a score is NaN, infinite or negative. The cascade is left as it was.
@@ -68,7 +89,12 @@ impl Cascade {
     pub fn push_layer(&mut self, scores: &[f32]) -> Result<(), Error> {
         let layer = self.layers_done;
         assert!(layer < self.shape.layers, "all {layer} layers are finished");
-        if let State::Lava { rule, budgets, plans } = &mut self.state {
+        if let State::Lava {
+            rule,
+            budgets,
+            plans,
+        } = &mut self.state
+        {
             let entries = self.shape.kv_heads * (self.shape.tokens - self.window_rows);
             assert_eq!(scores.len(), entries, "scores are [Hkv, n]");
             check_scores(layer, scores)?;
@@ -83,8 +109,8 @@ impl Cascade {
         Ok(())
     }
 
-    /// Whether every row of every layer is kept, certain as soon as its layer is finished, in position order.
-    /// Scores are then not needed.
+    /// Whether every row of every layer is kept, certain as soon as its layer is finished, in
+    /// position order. Scores are then not needed.
     pub fn keeps_everything(&self) -> bool {
         matches!(self.state, State::Everything { .. })
     }
@@ -111,7 +137,8 @@ impl Cascade {
         }
     }
 
-    /// Per KV head of a finished layer, `[Hkv]`: rows outside the window that later layers cannot evict.
+    /// Per KV head of a finished layer, `[Hkv]`: rows outside the window that later layers cannot
+    /// evict.
     pub fn certain(&self, layer: usize) -> &[usize] {
         self.assert_done(layer);
         match &self.state {
@@ -120,7 +147,8 @@ impl Cascade {
         }
     }
 
-    /// Positions outside the window that a head still keeps, best first; as many as [`kept`](Cascade::kept) says.
+    /// Positions outside the window that a head still keeps, best first; as many as
+    /// [`kept`](Cascade::kept) says.
     pub fn head_order(&self, layer: usize, head: usize) -> &[u32] {
         self.assert_done(layer);
         match &self.state {
@@ -138,20 +166,31 @@ impl Cascade {
         }
     }
 
-    /// Rows that the finished layers hold now, window included; at most [`rows_max`](crate::rows_max).
+    /// Rows that the finished layers hold now, window included; at most
+    /// [`rows_max`](crate::rows_max).
     pub fn rows_kept(&self) -> usize {
-        let outside: usize = (0..self.layers_done).flat_map(|layer| self.kept(layer)).sum();
+        let outside: usize = (0..self.layers_done)
+            .flat_map(|layer| self.kept(layer))
+            .sum();
         outside + self.layers_done * self.shape.kv_heads * self.window_rows
     }
 
     fn assert_done(&self, layer: usize) {
-        assert!(layer < self.layers_done, "layer {layer} is not among the {} finished", self.layers_done);
+        assert!(
+            layer < self.layers_done,
+            "layer {layer} is not among the {} finished",
+            self.layers_done
+        );
     }
 }
 
 fn check_scores(layer: usize, scores: &[f32]) -> Result<(), Error> {
     match scores.iter().position(|s| !(s.is_finite() && *s >= 0.0)) {
-        Some(index) => Err(Error::BadScore { layer, index, score: scores[index] }),
+        Some(index) => Err(Error::BadScore {
+            layer,
+            index,
+            score: scores[index],
+        }),
         None => Ok(()),
     }
 }
@@ -162,10 +201,17 @@ mod tests {
     use crate::Profile;
 
     const EXACT: Policy = Policy::Lava(Profile::Exact);
-    const SHAPE: Shape = Shape { layers: 2, kv_heads: 2, tokens: 6 };
+    const SHAPE: Shape = Shape {
+        layers: 2,
+        kv_heads: 2,
+        tokens: 6,
+    };
 
     fn config() -> Config {
-        Config { window: 2, ..Config::default() }
+        Config {
+            window: 2,
+            ..Config::default()
+        }
     }
 
     #[test]
@@ -174,7 +220,11 @@ mod tests {
             let error = Cascade::new(EXACT, &config(), SHAPE, budget).unwrap_err();
             assert_eq!(error, Error::BudgetWithinWindow { budget, window: 2 });
         }
-        assert!(!Cascade::new(EXACT, &config(), SHAPE, 3).unwrap().keeps_everything());
+        assert!(
+            !Cascade::new(EXACT, &config(), SHAPE, 3)
+                .unwrap()
+                .keeps_everything()
+        );
     }
 
     #[test]
@@ -184,7 +234,11 @@ mod tests {
         cascade.push_layer(&[]).unwrap();
         assert_eq!((cascade.window_rows(), cascade.kept(0)), (2, &[0, 0][..]));
         assert_eq!(cascade.rows_kept(), 4);
-        assert!(Cascade::new(Policy::Full, &config(), SHAPE, 0).unwrap().keeps_everything());
+        assert!(
+            Cascade::new(Policy::Full, &config(), SHAPE, 0)
+                .unwrap()
+                .keeps_everything()
+        );
     }
 
     #[test]
@@ -210,7 +264,17 @@ mod tests {
             scores[3] = bad;
             scores[5] = bad;
             let error = cascade.push_layer(&scores).unwrap_err();
-            assert!(matches!(error, Error::BadScore { layer: 1, index: 3, .. }), "{error}");
+            assert!(
+                matches!(
+                    error,
+                    Error::BadScore {
+                        layer: 1,
+                        index: 3,
+                        ..
+                    }
+                ),
+                "{error}"
+            );
             assert_eq!((cascade.layers_done(), cascade.kept(0)), (1, &before[..]));
         }
         cascade.push_layer(&[0.25; 8]).unwrap();
@@ -220,7 +284,9 @@ mod tests {
     #[test]
     #[should_panic(expected = "scores are [Hkv, n]")]
     fn scores_of_another_length_are_a_bug() {
-        let _ = Cascade::new(EXACT, &config(), SHAPE, 3).unwrap().push_layer(&[0.5; 7]);
+        let _ = Cascade::new(EXACT, &config(), SHAPE, 3)
+            .unwrap()
+            .push_layer(&[0.5; 7]);
     }
 
     #[test]

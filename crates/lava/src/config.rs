@@ -15,8 +15,8 @@ pub struct Config {
     pub gqa: Gqa,
     /// Which positions the value norm of a KV head looks at.
     pub value_norm: ValueNorm,
-    /// The head floor `alpha` in thousandths: this share of a layer's budget is spread evenly over its heads.
-    /// [`Profile::Paper`](crate::Profile::Paper) ignores it.
+    /// The head floor `alpha` in thousandths: this share of a layer's budget is spread evenly over
+    /// its heads. [`Profile::Paper`](crate::Profile::Paper) ignores it.
     pub alpha_milli: u32,
 }
 
@@ -25,7 +25,8 @@ pub struct Config {
 pub enum Pool {
     /// Maximum; positions outside the prompt do not count.
     Max,
-    /// Sum divided by the kernel; positions outside the prompt count as zero, so the edges are damped.
+    /// Sum divided by the kernel; positions outside the prompt count as zero, so the edges are
+    /// damped.
     Avg,
     /// No pool; the kernel is not used.
     None,
@@ -74,10 +75,14 @@ impl Config {
             return Err(Error::EmptyWindow);
         }
         if self.kernel.is_multiple_of(2) {
-            return Err(Error::EvenKernel { kernel: self.kernel });
+            return Err(Error::EvenKernel {
+                kernel: self.kernel,
+            });
         }
         if self.alpha_milli > 1000 {
-            return Err(Error::AlphaAboveOne { alpha_milli: self.alpha_milli });
+            return Err(Error::AlphaAboveOne {
+                alpha_milli: self.alpha_milli,
+            });
         }
         Ok(())
     }
@@ -94,22 +99,41 @@ mod tests {
 
     #[test]
     fn an_empty_window_is_refused() {
-        let config = Config { window: 0, ..Config::default() };
+        let config = Config {
+            window: 0,
+            ..Config::default()
+        };
         assert_eq!(config.check(), Err(Error::EmptyWindow));
     }
 
     #[test]
     fn an_even_or_zero_kernel_is_refused() {
         for kernel in [0, 2, 6] {
-            let config = Config { kernel, ..Config::default() };
+            let config = Config {
+                kernel,
+                ..Config::default()
+            };
             assert_eq!(config.check(), Err(Error::EvenKernel { kernel }));
         }
     }
 
     #[test]
     fn an_alpha_above_one_is_refused() {
-        let config = Config { alpha_milli: 1001, ..Config::default() };
-        assert_eq!(config.check(), Err(Error::AlphaAboveOne { alpha_milli: 1001 }));
-        assert_eq!(Config { alpha_milli: 1000, ..config }.check(), Ok(()));
+        let config = Config {
+            alpha_milli: 1001,
+            ..Config::default()
+        };
+        assert_eq!(
+            config.check(),
+            Err(Error::AlphaAboveOne { alpha_milli: 1001 })
+        );
+        assert_eq!(
+            Config {
+                alpha_milli: 1000,
+                ..config
+            }
+            .check(),
+            Ok(())
+        );
     }
 }

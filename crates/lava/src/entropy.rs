@@ -6,9 +6,9 @@ pub const ONE_Q20: u32 = 1 << 20;
 /// Keeps logarithm and quotient finite; the authors' constant.
 const EPSILON: f64 = 1e-16;
 
-/// Shannon entropy of one layer's scores `[Hkv, n]`, all heads together, divided by `ln(Hkv · n)`: in `[0, 1]`.
-/// The paper divides by `Hkv · N`, which gives the same budgets but has no upper bound of one, and the certain
-/// share of a budget rests on that bound.
+/// Shannon entropy of one layer's scores `[Hkv, n]`, all heads together, divided by `ln(Hkv · n)`:
+/// in `[0, 1]`. The paper divides by `Hkv · N`, which gives the same budgets but has no upper bound
+/// of one, and the certain share of a budget rests on that bound.
 ///
 /// Scores are finite and not negative. All zero, or fewer than two, gives 0.
 pub fn entropy(scores: &[f32]) -> f64 {
@@ -24,7 +24,8 @@ pub fn entropy(scores: &[f32]) -> f64 {
     (entropy / (scores.len() as f64).ln()).clamp(0.0, 1.0)
 }
 
-/// `entropy` in Q20, rounded half to even, in `1..=ONE_Q20`: never zero, because budgets are shares of a sum.
+/// `entropy` in Q20, rounded half to even, in `1..=ONE_Q20`: never zero, because budgets are shares
+/// of a sum.
 pub fn entropy_q20(entropy: f64) -> u32 {
     let one = f64::from(ONE_Q20);
     (entropy * one).round_ties_even().clamp(1.0, one) as u32
@@ -38,7 +39,8 @@ mod tests {
     fn equal_scores_have_entropy_one() {
         for len in [2, 3, 7, 1000, 100_003] {
             let e = entropy(&vec![0.125; len]);
-            assert!((e - 1.0).abs() < 1e-9, "{len}: {e}"); // each of `len` logarithms is off by 1e-16 · len
+            // Each logarithm is off by EPSILON · len.
+            assert!((e - 1.0).abs() < 1e-9, "{len}: {e}");
             assert_eq!(entropy_q20(e), ONE_Q20);
         }
     }
@@ -60,7 +62,11 @@ mod tests {
 
     #[test]
     fn scores_at_the_ends_of_the_range_of_f32_have_a_finite_entropy() {
-        for scores in [[f32::MAX; 4], [f32::MIN_POSITIVE; 4], [1e-45, f32::MAX, 0.0, -0.0]] {
+        for scores in [
+            [f32::MAX; 4],
+            [f32::MIN_POSITIVE; 4],
+            [1e-45, f32::MAX, 0.0, -0.0],
+        ] {
             assert!((0.0..=1.0).contains(&entropy(&scores)), "{scores:?}");
         }
     }

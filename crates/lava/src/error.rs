@@ -19,15 +19,20 @@ pub enum Error {
         alpha_milli: u32,
     },
     /// The request asks for a budget that the window alone uses up.
-    #[error("the budget is {budget} entries per KV head and layer, expected more than the window's {window}")]
+    #[error(
+        "the budget is {budget} entries per KV head and layer, expected more than the window's {window}"
+    )]
     BudgetWithinWindow {
         /// Found, in entries per KV head and layer.
         budget: usize,
         /// The window's entries per KV head and layer.
         window: usize,
     },
-    /// The request is larger than entries can be numbered: `Hkv · n` in 32 bits, `Hkv` in 16, `L · Hkv · N` in 64.
-    #[error("{layers} layers of {kv_heads} KV heads and {tokens} tokens are more entries than can be numbered")]
+    /// The request is larger than entries can be numbered: `Hkv · n` in 32 bits, `Hkv` in 16, `L ·
+    /// Hkv · N` in 64.
+    #[error(
+        "{layers} layers of {kv_heads} KV heads and {tokens} tokens are more entries than can be numbered"
+    )]
     TooManyEntries {
         /// `L`.
         layers: usize,

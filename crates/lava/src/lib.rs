@@ -1,40 +1,42 @@
-//! The LAVa method of KV-cache eviction (arXiv 2509.09754) as pure functions over plain data: it owns scores,
-//! entropies, budgets, rankings and the cascade that re-cuts finished layers while prefill goes on. It refuses
-//! to know tensors, devices, models, wires and clocks. The prefill engine calls [`scores::layer_scores`] and
-//! [`Cascade::push_layer`] once per layer; whoever reserves memory for a request calls [`rows_max`].
+//! The LAVa method of KV-cache eviction (arXiv 2509.09754) as pure functions over plain data: it
+//! owns scores, entropies, budgets, rankings and the cascade that re-cuts finished layers while
+//! prefill goes on. It refuses to know tensors, devices, models, wires and clocks. The prefill
+//! engine calls [`scores::layer_scores`] and [`Cascade::push_layer`] once per layer; whoever
+//! reserves memory for a request calls [`rows_max`].
 //!
-//! An *entry* is one (KV head, position) pair of one layer: one key row and one value row.
-//! Axis letters: `L` layers, `Hq` query heads, `Hkv` KV heads, `G = Hq/Hkv`, `N` prompt tokens, `W` window,
-//! `n = N - W`, `D` head dim. Matrices are row-major slices without padding.
+//! An *entry* is one (KV head, position) pair of one layer: one key row and one value row. Axis
+//! letters: `L` layers, `Hq` query heads, `Hkv` KV heads, `G = Hq/Hkv`, `N` prompt tokens, `W`
+//! window, `n = N - W`, `D` head dim. Matrices are row-major slices without padding.
 
 #![forbid(unsafe_code)]
 
-pub mod policy;
+mod policy;
 
-pub mod config;
+mod config;
 
-pub mod shape;
+mod shape;
 
 pub mod scores;
 
 pub mod entropy;
 
-pub mod budget;
+mod budget;
 
 pub mod ranking;
 
 mod rule;
 
-pub mod plan;
+mod plan;
 
-pub mod cascade;
+mod cascade;
 
-pub mod rows;
+mod rows;
 
-pub mod error;
+mod error;
 
 pub mod reference;
 
+pub use budget::Cut;
 pub use cascade::Cascade;
 pub use config::{Config, Gqa, Pool, ValueNorm};
 pub use error::Error;

@@ -5,8 +5,8 @@ use crate::entropy::entropy_q20;
 use crate::ranking;
 use crate::rule::Rule;
 
-/// The ranking of one finished layer, as far as its current cut. Memory is 2 bytes per entry of the order and
-/// 4 per entry kept.
+/// The ranking of one finished layer, as far as its current cut. Memory is 2 bytes per entry of the
+/// order and 4 per entry kept.
 #[derive(Debug, Clone)]
 pub struct LayerPlan {
     entropy: f64,
@@ -34,7 +34,9 @@ impl LayerPlan {
     pub(crate) fn new(rule: &Rule, scores: &[f32], entropy: f64, cut: Cut) -> LayerPlan {
         let heads = rule.order_heads(scores, rule.order_len(cut.budget));
         let mut within_budget = HeadCounts::new(rule);
-        heads.iter().for_each(|&head| within_budget.in_order[usize::from(head)] += 1);
+        heads
+            .iter()
+            .for_each(|&head| within_budget.in_order[usize::from(head)] += 1);
         within_budget.set_lens(rule, cut.budget);
 
         let mut plan = LayerPlan {
@@ -52,10 +54,13 @@ impl LayerPlan {
 
     /// Moves the cut after one more layer. Walks only what is dropped and what becomes certain.
     pub(crate) fn recut(&mut self, rule: &Rule, cut: Cut) {
-        // Integer budgets are monotone by themselves. Sums of `f64` round, and what was called certain may
-        // have been shipped, so it stays.
+        // Integer budgets are monotone by themselves. Sums of `f64` round, and what was called
+        // certain may have been shipped, so it stays.
         let certain = cut.certain.max(self.cut.certain);
-        self.cut = Cut { budget: cut.budget.max(certain), certain };
+        self.cut = Cut {
+            budget: cut.budget.max(certain),
+            certain,
+        };
 
         for head in self.heads.drain(rule.order_len(self.cut.budget)..) {
             self.within_budget.in_order[usize::from(head)] -= 1;
@@ -80,7 +85,8 @@ impl LayerPlan {
         self.entropy
     }
 
-    /// [`LayerPlan::entropy`] in Q20, in `1..=2^20`; what [`Profile::Exact`](crate::Profile::Exact) shares by.
+    /// [`LayerPlan::entropy`] in Q20, in `1..=2^20`; what [`Profile::Exact`](crate::Profile::Exact)
+    /// shares by.
     pub fn entropy_q20(&self) -> u32 {
         entropy_q20(self.entropy)
     }
@@ -108,7 +114,10 @@ impl LayerPlan {
 
 impl HeadCounts {
     fn new(rule: &Rule) -> HeadCounts {
-        HeadCounts { in_order: vec![0; rule.kv_heads()], lens: vec![0; rule.kv_heads()] }
+        HeadCounts {
+            in_order: vec![0; rule.kv_heads()],
+            lens: vec![0; rule.kv_heads()],
+        }
     }
 
     fn set_lens(&mut self, rule: &Rule, budget: usize) {

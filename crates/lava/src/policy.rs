@@ -15,13 +15,14 @@ pub enum Policy {
 /// The three readings of LAVa; `tests/data/reference.py` states all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Profile {
-    /// The product's default: Q20 entropies, integer budgets in entries, and a head floor that every prefix
-    /// of a layer's order honours. Totals never exceed the budget and fall short of it by less than `L`.
+    /// The product's default: Q20 entropies, integer budgets in entries, and a head floor that
+    /// every prefix of a layer's order honours. Totals never exceed the budget and fall short of it
+    /// by less than `L`.
     Exact,
     /// Algorithms 1 and 2 of the paper: no head floor, `f64` budgets truncated per KV head.
     Paper,
-    /// The rule of the authors' released code: `f64` budgets, and a head floor taken from the whole budget,
-    /// so that totals exceed the budget by about `alpha · W` per KV head and layer.
+    /// The rule of the authors' released code: `f64` budgets, and a head floor taken from the whole
+    /// budget, so that totals exceed the budget by about `alpha · W` per KV head and layer.
     Code,
 }
 
@@ -39,7 +40,9 @@ impl FromStr for Policy {
             "lava" | "lava-exact" => Ok(Policy::Lava(Profile::Exact)),
             "lava-paper" => Ok(Policy::Lava(Profile::Paper)),
             "lava-code" => Ok(Policy::Lava(Profile::Code)),
-            _ => Err(UnknownPolicy { found: name.to_owned() }),
+            _ => Err(UnknownPolicy {
+                found: name.to_owned(),
+            }),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Rankings: which entries of a layer, or of one head, come first.
 //!
-//! The strict order is score descending, then KV head ascending, then position ascending. Ties are the normal
-//! case: a max-pool of kernel 7 gives up to seven equal scores around every peak. Scores are finite and not
-//! negative.
+//! The strict order is score descending, then KV head ascending, then position ascending. Ties are
+//! the normal case: a max-pool of kernel 7 gives up to seven equal scores around every peak. Scores
+//! are finite and not negative.
 
 /// Indices of the `count` best of `scores`, best first; equal scores in the order of their indices.
 /// Costs `O(len + count · log count)`; `count` may exceed `len`.
@@ -11,7 +11,11 @@
 /// If `scores` has more than 2^32 elements.
 pub fn best(scores: &[f32], count: usize) -> Vec<u32> {
     assert!(scores.len() <= 1 << 32, "indices have 32 bits");
-    let mut keys: Vec<u64> = scores.iter().enumerate().map(|(index, &s)| key(s, index)).collect();
+    let mut keys: Vec<u64> = scores
+        .iter()
+        .enumerate()
+        .map(|(index, &s)| key(s, index))
+        .collect();
     if count < keys.len() {
         keys.select_nth_unstable(count);
         keys.truncate(count);
@@ -20,26 +24,32 @@ pub fn best(scores: &[f32], count: usize) -> Vec<u32> {
     keys.into_iter().map(|key| key as u32).collect()
 }
 
-/// Orders as (score descending, index ascending): the bits of non-negative floats order as the floats do.
+/// Orders as (score descending, index ascending): the bits of non-negative floats order as the
+/// floats do.
 fn key(score: f32, index: usize) -> u64 {
     let score = score + 0.0; // -0.0 becomes 0.0
     u64::from(!score.to_bits()) << 32 | index as u64
 }
 
-/// The KV head of each of the `count` best entries of a layer. `scores` `[Hkv, n]`, `Hkv` at most 2^16.
+/// The KV head of each of the `count` best entries of a layer. `scores` `[Hkv, n]`, `Hkv` at most
+/// 2^16.
 pub fn best_heads(scores: &[f32], kv_heads: usize, count: usize) -> Vec<u16> {
     let n = (scores.len() / kv_heads) as u32;
-    best(scores, count).into_iter().map(|index| (index / n) as u16).collect()
+    best(scores, count)
+        .into_iter()
+        .map(|index| (index / n) as u16)
+        .collect()
 }
 
-/// The KV heads of the first `cut` entries in the mixed order of a layer, whose every prefix honours the head
-/// floor: among the first `x`, head `h` has within `Hkv` of `(1 - alpha) · c_h(x) + alpha · x / Hkv` entries,
-/// its own best, where `c_h(x)` counts its entries among the `x` best of the layer. `alpha` = 0 gives
-/// [`best_heads`].
+/// The KV heads of the first `cut` entries in the mixed order of a layer, whose every prefix
+/// honours the head floor: among the first `x`, head `h` has within `Hkv` of `(1 - alpha) · c_h(x)
+/// + alpha · x / Hkv` entries, its own best, where `c_h(x)` counts its entries among the `x` best
+/// of the layer. `alpha` = 0 gives [`best_heads`].
 ///
-/// Walks the layer's ranking; each step earns every head `alpha / Hkv` and the step's head `1 - alpha` more, and
-/// a head emits as soon as it has earned a whole entry (`mixed_order` of `tests/data/reference.py`).
-/// After `x` steps more than `x - Hkv` entries are out, so `cut + Hkv` steps suffice.
+/// Walks the layer's ranking; each step earns every head `alpha / Hkv` and the step's head `1 -
+/// alpha` more, and a head emits as soon as it has earned a whole entry (`mixed_order` of
+/// `tests/data/reference.py`). After `x` steps more than `x - Hkv` entries are out, so `cut + Hkv`
+/// steps suffice.
 pub fn mixed_heads(scores: &[f32], kv_heads: usize, alpha_milli: u32, cut: usize) -> Vec<u16> {
     let walk = best_heads(scores, kv_heads, cut.saturating_add(kv_heads));
     let even = u64::from(alpha_milli);
@@ -65,7 +75,11 @@ pub fn mixed_heads(scores: &[f32], kv_heads: usize, alpha_milli: u32, cut: usize
 /// For each head its `counts[h]` best positions, best first. `scores` `[Hkv, n]`, `counts` `[Hkv]`.
 pub fn best_positions(scores: &[f32], counts: &[usize]) -> Vec<Vec<u32>> {
     let n = scores.len() / counts.len();
-    counts.iter().enumerate().map(|(head, &count)| best(&scores[head * n..][..n], count)).collect()
+    counts
+        .iter()
+        .enumerate()
+        .map(|(head, &count)| best(&scores[head * n..][..n], count))
+        .collect()
 }
 
 #[cfg(test)]
@@ -91,6 +105,9 @@ mod tests {
     #[test]
     fn positions_come_per_head_in_rank_order() {
         let scores = [0.1, 0.3, 0.2, 0.6, 0.6, 0.9];
-        assert_eq!(best_positions(&scores, &[2, 3]), [vec![1, 2], vec![2, 0, 1]]);
+        assert_eq!(
+            best_positions(&scores, &[2, 3]),
+            [vec![1, 2], vec![2, 0, 1]]
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! The specification: slow, readable `f64` forms of what the rest of the crate and the kernels compute fast.
-//! For tests only; [`Layer::scores`] costs `O(Hq · W · N · D)` without any care for the cache.
-//! `tests/data/reference.py` says the same in numpy.
+//! The specification: slow, readable `f64` forms of what the rest of the crate and the kernels
+//! compute fast. For tests only; [`Layer::scores`] costs `O(Hq · W · N · D)` without any care for
+//! the cache. `tests/data/reference.py` says the same in numpy.
 
 use crate::{Config, Gqa, Pool, ValueNorm};
 
@@ -27,8 +27,8 @@ impl Layer<'_> {
         self.keys.len() / (self.kv_heads * self.head_dim)
     }
 
-    /// `[Hq, n]`: causal softmax over all `N` keys, averaged over the last `window` queries, without the window's
-    /// own columns. `window` is at most `N`.
+    /// `[Hq, n]`: causal softmax over all `N` keys, averaged over the last `window` queries,
+    /// without the window's own columns. `window` is at most `N`.
     pub fn mean_attention(&self, window: usize) -> Vec<f64> {
         let tokens = self.tokens();
         let n = tokens - window;
@@ -38,7 +38,9 @@ impl Layer<'_> {
             for query in n..tokens {
                 let q = self.row(self.queries, query_head, query);
                 let logits: Vec<f64> = (0..=query)
-                    .map(|key| dot(q, self.row(self.keys, kv_head, key)) / (self.head_dim as f64).sqrt())
+                    .map(|key| {
+                        dot(q, self.row(self.keys, kv_head, key)) / (self.head_dim as f64).sqrt()
+                    })
                     .collect();
                 let attention = softmax(&logits);
                 for position in 0..n {
@@ -49,7 +51,8 @@ impl Layer<'_> {
         mean
     }
 
-    /// `[Hkv]`: the largest L1 norm among the value rows that `config.value_norm` names; 1 if it is off.
+    /// `[Hkv]`: the largest L1 norm among the value rows that `config.value_norm` names; 1 if it is
+    /// off.
     pub fn value_norms(&self, config: &Config) -> Vec<f64> {
         let positions = match config.value_norm {
             ValueNorm::NonWindow => self.tokens() - config.window,
@@ -57,16 +60,29 @@ impl Layer<'_> {
             ValueNorm::Off => return vec![1.0; self.kv_heads],
         };
         let l1 = |head, position| -> f64 {
-            self.row(self.values, head, position).iter().map(|&x| f64::from(x.abs())).sum()
+            self.row(self.values, head, position)
+                .iter()
+                .map(|&x| f64::from(x.abs()))
+                .sum()
         };
         (0..self.kv_heads)
-            .map(|head| (0..positions).map(|position| l1(head, position)).fold(0.0, f64::max))
+            .map(|head| {
+                (0..positions)
+                    .map(|position| l1(head, position))
+                    .fold(0.0, f64::max)
+            })
             .collect()
     }
 
-    /// `[Hkv, n]`: the scores of the layer, from [`Layer::mean_attention`] and [`Layer::value_norms`].
+    /// `[Hkv, n]`: the scores of the layer, from [`Layer::mean_attention`] and
+    /// [`Layer::value_norms`].
     pub fn scores(&self, config: &Config) -> Vec<f64> {
-        scores(config, self.query_heads, &self.mean_attention(config.window), &self.value_norms(config))
+        scores(
+            config,
+            self.query_heads,
+            &self.mean_attention(config.window),
+            &self.value_norms(config),
+        )
     }
 
     /// Row `[D]` of a `[heads, N, D]` tensor.
@@ -77,7 +93,12 @@ impl Layer<'_> {
 
 /// `[Hkv, n]` from `mean_attention` `[Hq, n]` and `value_norms` `[Hkv]`: the oracle of
 /// [`scores::layer_scores`](crate::scores::layer_scores).
-pub fn scores(config: &Config, query_heads: usize, mean_attention: &[f64], value_norms: &[f64]) -> Vec<f64> {
+pub fn scores(
+    config: &Config,
+    query_heads: usize,
+    mean_attention: &[f64],
+    value_norms: &[f64],
+) -> Vec<f64> {
     let kv_heads = value_norms.len();
     let n = mean_attention.len() / query_heads;
     let group = query_heads / kv_heads;
@@ -100,7 +121,9 @@ pub fn scores(config: &Config, query_heads: usize, mean_attention: &[f64], value
 /// Indices of `scores` in the strict order: the oracle of [`ranking::best`](crate::ranking::best).
 pub fn order(scores: &[f32]) -> Vec<u32> {
     let mut order: Vec<u32> = (0..scores.len() as u32).collect();
-    order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize])); // stable: ties by index
+    let of = |index: u32| scores[index as usize];
+    // A stable sort: ties stay in the order of their indices.
+    order.sort_by(|&a, &b| of(b).partial_cmp(&of(a)).expect("scores are numbers"));
     order
 }
 
@@ -139,7 +162,10 @@ fn pooled(config: &Config, row: &[f64], position: usize) -> f64 {
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    a.iter()
+        .zip(b)
+        .map(|(&a, &b)| f64::from(a) * f64::from(b))
+        .sum()
 }
 
 fn softmax(logits: &[f64]) -> Vec<f64> {

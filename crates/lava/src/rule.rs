@@ -2,8 +2,8 @@
 
 use crate::{Config, Profile, ranking};
 
-/// How one request's profile turns a layer's budget into head lengths. Every profile keeps a prefix of each
-/// head's own ranking, and longer budgets give longer prefixes.
+/// How one request's profile turns a layer's budget into head lengths. Every profile keeps a prefix
+/// of each head's own ranking, and longer budgets give longer prefixes.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     profile: Profile,
@@ -16,8 +16,20 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    pub(crate) fn new(profile: Profile, config: &Config, kv_heads: usize, n: usize, budget: usize) -> Rule {
-        Rule { profile, kv_heads, n, alpha_milli: config.alpha_milli, floor: code_floor(config, budget) }
+    pub(crate) fn new(
+        profile: Profile,
+        config: &Config,
+        kv_heads: usize,
+        n: usize,
+        budget: usize,
+    ) -> Rule {
+        Rule {
+            profile,
+            kv_heads,
+            n,
+            alpha_milli: config.alpha_milli,
+            floor: code_floor(config, budget),
+        }
     }
 
     pub(crate) fn kv_heads(&self) -> usize {
@@ -41,7 +53,8 @@ impl Rule {
         }
     }
 
-    /// Entries that a head keeps, `count` of which are within the layer's order as far as `budget` reaches.
+    /// Entries that a head keeps, `count` of which are within the layer's order as far as `budget`
+    /// reaches.
     pub(crate) fn head_len(&self, budget: usize, count: usize) -> usize {
         match self.profile {
             Profile::Exact | Profile::Paper => count,
@@ -54,8 +67,8 @@ impl Rule {
     }
 }
 
-/// The head floor of the authors' code: a share of the whole `budget`, window included, the same for all layers
-/// because a misspelt name keeps it from following the layer's own budget.
+/// The head floor of the authors' code: a share of the whole `budget`, window included, the same
+/// for all layers because a misspelt name keeps it from following the layer's own budget.
 pub(crate) fn code_floor(config: &Config, budget: usize) -> usize {
     (budget as f64 * alpha(config.alpha_milli)) as usize
 }

@@ -9,27 +9,40 @@ use crate::{Config, Gqa, Pool, ValueNorm};
 pub struct Observation<'a> {
     /// `Hq`, a multiple of `Hkv`.
     pub query_heads: usize,
-    /// `[Hq, n]`: causal attention over all `N` keys, averaged over the last `W` queries, without the window's
-    /// own columns.
+    /// `[Hq, n]`: causal attention over all `N` keys, averaged over the last `W` queries, without
+    /// the window's own columns.
     pub mean_attention: &'a [f32],
     /// `[Hkv]`: largest L1 norm among the value rows of each KV head; see [`ValueNorm`].
     pub value_norms: &'a [f32],
 }
 
-/// The scores of one layer, `[Hkv, n]`: pool along the positions, times the value norm, then the reduction over
-/// each group of query heads. The order matters for mixed pairs such as max-pool with mean
-/// (`lava_scores` of `tests/data/reference.py`). Costs `O(Hq · n · kernel)`.
+/// The scores of one layer, `[Hkv, n]`: pool along the positions, times the value norm, then the
+/// reduction over each group of query heads. The order matters for mixed pairs such as max-pool
+/// with mean (`lava_scores` of `tests/data/reference.py`). Costs `O(Hq · n · kernel)`.
 ///
 /// NaN in gives NaN out, which [`Cascade::push_layer`](crate::Cascade::push_layer) reports.
 ///
 /// # Panics
-/// If `mean_attention` is not `[Hq, n]`, `Hq` is not a positive multiple of `Hkv`, or the kernel is even.
+/// If `mean_attention` is not `[Hq, n]`, `Hq` is not a positive multiple of `Hkv`, or the kernel is
+/// even.
 pub fn layer_scores(config: &Config, observation: &Observation<'_>) -> Vec<f32> {
-    let &Observation { query_heads, mean_attention, value_norms } = observation;
+    let &Observation {
+        query_heads,
+        mean_attention,
+        value_norms,
+    } = observation;
     let kv_heads = value_norms.len();
     assert!(kv_heads > 0 && query_heads > 0, "a layer has heads");
-    assert_eq!(query_heads % kv_heads, 0, "Hq {query_heads} is a multiple of Hkv {kv_heads}");
-    assert_eq!(mean_attention.len() % query_heads, 0, "mean attention is [Hq {query_heads}, n]");
+    assert_eq!(
+        query_heads % kv_heads,
+        0,
+        "Hq {query_heads} is a multiple of Hkv {kv_heads}"
+    );
+    assert_eq!(
+        mean_attention.len() % query_heads,
+        0,
+        "mean attention is [Hq {query_heads}, n]"
+    );
     assert_eq!(config.kernel % 2, 1, "the kernel is odd");
 
     let group = query_heads / kv_heads;
@@ -89,9 +102,8 @@ fn apply(out: &mut [f32], row: &[f32], op: impl Fn(&mut f32, f32)) {
     }
 }
 
-/// Maximum that keeps a NaN of either side, which `f32::max` would hide.
+/// Maximum that keeps a NaN of either side, which `f32::max` would hide. It stores always, so that
+/// it vectorises.
 fn raise(out: &mut f32, x: f32) {
-    if x > *out || x.is_nan() {
-        *out = x;
-    }
+    *out = if x > *out || x.is_nan() { x } else { *out };
 }

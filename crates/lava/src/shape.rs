@@ -24,26 +24,40 @@ impl Shape {
         self.tokens - self.window_rows(config)
     }
 
-    /// Whether nothing is ever evicted: by policy, or because the prompt fits the budget of `budget` entries
-    /// per KV head and layer, or because nothing competes. Without this rule a prompt that fits would still
-    /// lose entries of its low-entropy layers.
+    /// Whether nothing is ever evicted: by policy, or because the prompt fits the budget of
+    /// `budget` entries per KV head and layer, or because nothing competes. Without this rule a
+    /// prompt that fits would still lose entries of its low-entropy layers.
     ///
-    /// It looks at this prompt only: a request that began so and is continued must go on under [`Policy::Full`].
+    /// It looks at this prompt only: a request that began so and is continued must go on under
+    /// [`Policy::Full`].
     pub fn keeps_everything(&self, policy: Policy, config: &Config, budget: usize) -> bool {
         policy == Policy::Full
             || self.tokens <= budget
             || self.tokens <= config.window
-            || self.kv_heads.saturating_mul(self.rows_outside_window(config)) <= 1
+            || self
+                .kv_heads
+                .saturating_mul(self.rows_outside_window(config))
+                <= 1
     }
 
     /// # Errors
     /// Whoever let the request in: its entries do not fit the integers that number them.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let &Shape { layers, kv_heads, tokens } = self;
+        let &Shape {
+            layers,
+            kv_heads,
+            tokens,
+        } = self;
         let fits = u16::try_from(kv_heads).is_ok()
-            && kv_heads.checked_mul(tokens).is_some_and(|entries| u32::try_from(entries).is_ok())
+            && kv_heads
+                .checked_mul(tokens)
+                .is_some_and(|entries| u32::try_from(entries).is_ok())
             && layers.checked_mul(kv_heads * tokens).is_some();
-        fits.then_some(()).ok_or(Error::TooManyEntries { layers, kv_heads, tokens })
+        fits.then_some(()).ok_or(Error::TooManyEntries {
+            layers,
+            kv_heads,
+            tokens,
+        })
     }
 }
 
@@ -54,9 +68,16 @@ mod tests {
 
     #[track_caller]
     fn check_keeps(tokens: usize, budget: usize, kv_heads: usize, expected: bool) {
-        let shape = Shape { layers: 2, kv_heads, tokens };
+        let shape = Shape {
+            layers: 2,
+            kv_heads,
+            tokens,
+        };
         let policy = Policy::Lava(Profile::Exact);
-        assert_eq!(shape.keeps_everything(policy, &Config::default(), budget), expected);
+        assert_eq!(
+            shape.keeps_everything(policy, &Config::default(), budget),
+            expected
+        );
     }
 
     #[test]
@@ -79,13 +100,31 @@ mod tests {
 
     #[test]
     fn a_request_that_cannot_be_numbered_is_refused() {
-        for (layers, kv_heads, tokens) in
-            [(1, 1 << 16, 1), (1, 8, 1 << 29), (usize::MAX, 2, 2), (1, 2, usize::MAX)]
-        {
-            let shape = Shape { layers, kv_heads, tokens };
-            assert_eq!(shape.check(), Err(Error::TooManyEntries { layers, kv_heads, tokens }));
+        for (layers, kv_heads, tokens) in [
+            (1, 1 << 16, 1),
+            (1, 8, 1 << 29),
+            (usize::MAX, 2, 2),
+            (1, 2, usize::MAX),
+        ] {
+            let shape = Shape {
+                layers,
+                kv_heads,
+                tokens,
+            };
+            assert_eq!(
+                shape.check(),
+                Err(Error::TooManyEntries {
+                    layers,
+                    kv_heads,
+                    tokens
+                })
+            );
         }
-        let largest = Shape { layers: 128, kv_heads: 8, tokens: (1 << 29) - 1 };
+        let largest = Shape {
+            layers: 128,
+            kv_heads: 8,
+            tokens: (1 << 29) - 1,
+        };
         assert_eq!(largest.check(), Ok(()));
     }
 }

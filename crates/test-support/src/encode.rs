@@ -10,11 +10,17 @@ pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
 }
 
 pub(crate) fn f16_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+        .collect()
 }
 
 pub(crate) fn bf16_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+        .collect()
 }
 
 /// Per block of 32: the scale max|x| / 127 in f16, then 32 signed bytes. 34 bytes a block.
@@ -22,7 +28,11 @@ pub(crate) fn bf16_bytes(values: &[f32]) -> Vec<u8> {
 /// # Panics
 /// If the values are not whole blocks: the caller checks the inner dimension first.
 pub(crate) fn q8_0_bytes(values: &[f32]) -> Vec<u8> {
-    assert!(values.len().is_multiple_of(Q8_0_BLOCK), "Q8_0 needs whole blocks, found {} values", values.len());
+    assert!(
+        values.len().is_multiple_of(Q8_0_BLOCK),
+        "Q8_0 needs whole blocks, found {} values",
+        values.len()
+    );
     let mut bytes = Vec::with_capacity(values.len() / Q8_0_BLOCK * (Q8_0_BLOCK + 2));
     for block in values.chunks_exact(Q8_0_BLOCK) {
         let scale = block.iter().fold(0f32, |max, x| max.max(x.abs())) / 127.0;

@@ -30,7 +30,11 @@ impl ToyModel {
     /// # Panics
     /// If the shape is not one of a real model, or its matrices do not fit the kind.
     pub fn write_gguf(&self, path: &Path, kind: GgufKind) -> io::Result<()> {
-        let mut tensors: Vec<_> = self.tensors().iter().map(|t| self.gguf_tensor(t, kind)).collect();
+        let mut tensors: Vec<_> = self
+            .tensors()
+            .iter()
+            .map(|t| self.gguf_tensor(t, kind))
+            .collect();
         tensors.extend(self.rope_divisors());
         let mut metadata = self.shape_metadata(kind);
         if let Some(tokenizer) = ToyTokenizer::of_vocab(self.vocab) {
@@ -46,15 +50,24 @@ impl ToyModel {
             _ => unreachable!("toy tensors are matrices and vectors"),
         };
         let heads = rows / self.head_dim;
-        let is_rotated = ["q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"]
-            .iter()
-            .any(|end| tensor.name.ends_with(end));
+        let is_rotated = [
+            "q_proj.weight",
+            "k_proj.weight",
+            "q_proj.bias",
+            "k_proj.bias",
+        ]
+        .iter()
+        .any(|end| tensor.name.ends_with(end));
         let values = if is_rotated && self.architecture.gguf_permutes_rows() {
             &halves_to_pairs(&tensor.values, heads, columns)
         } else {
             &tensor.values
         };
-        let kind = if tensor.shape.len() == 1 { GgufKind::F32 } else { kind };
+        let kind = if tensor.shape.len() == 1 {
+            GgufKind::F32
+        } else {
+            kind
+        };
         assert!(
             kind != GgufKind::Q8_0 || columns.is_multiple_of(Q8_0_BLOCK),
             "Q8_0 needs columns in multiples of {Q8_0_BLOCK}; {} has {columns}",
@@ -69,7 +82,9 @@ impl ToyModel {
     }
 
     fn rope_divisors(&self) -> Option<GgufTensor> {
-        let divisors = self.rope_scaling?.frequency_divisors(self.rope_theta, self.head_dim)?;
+        let divisors = self
+            .rope_scaling?
+            .frequency_divisors(self.rope_theta, self.head_dim)?;
         Some(GgufTensor {
             name: "rope_freqs.weight".to_owned(),
             shape: vec![divisors.len()],
@@ -100,20 +115,35 @@ impl ToyModel {
             keys.push(("vocab_size", count(self.vocab)));
             keys.push(("rope.dimension_count", count(self.head_dim)));
         }
-        if let Some(RopeScaling::Yarn { factor, original_context }) = self.rope_scaling {
+        if let Some(RopeScaling::Yarn {
+            factor,
+            original_context,
+        }) = self.rope_scaling
+        {
             keys.push(("rope.scaling.type", GgufValue::Text("yarn".to_owned())));
             keys.push(("rope.scaling.factor", GgufValue::F32(factor as f32)));
-            keys.push(("rope.scaling.original_context_length", count(original_context)));
+            keys.push((
+                "rope.scaling.original_context_length",
+                count(original_context),
+            ));
         }
         if let Some(window) = self.sliding_window {
             keys.push(("attention.sliding_window", count(window)));
         }
         let general = [
-            ("general.architecture".to_owned(), GgufValue::Text(architecture.to_owned())),
+            (
+                "general.architecture".to_owned(),
+                GgufValue::Text(architecture.to_owned()),
+            ),
             ("general.name".to_owned(), GgufValue::Text("toy".to_owned())),
-            ("general.file_type".to_owned(), GgufValue::U32(kind.file_type())),
+            (
+                "general.file_type".to_owned(),
+                GgufValue::U32(kind.file_type()),
+            ),
         ];
-        let shape = keys.into_iter().map(|(key, value)| (format!("{architecture}.{key}"), value));
+        let shape = keys
+            .into_iter()
+            .map(|(key, value)| (format!("{architecture}.{key}"), value));
         general.into_iter().chain(shape).collect()
     }
 }
@@ -146,7 +176,11 @@ impl GgufKind {
 }
 
 fn tokenizer_metadata(tokenizer: &ToyTokenizer) -> Vec<(String, GgufValue)> {
-    let (pieces, types) = tokenizer.tokens().into_iter().map(|(piece, t)| (piece, t as i32)).unzip();
+    let (pieces, types) = tokenizer
+        .tokens()
+        .into_iter()
+        .map(|(piece, t)| (piece, t as i32))
+        .unzip();
     let keys = [
         ("ggml.model", GgufValue::Text("gpt2".to_owned())),
         ("ggml.pre", GgufValue::Text("smollm".to_owned())),
@@ -160,7 +194,9 @@ fn tokenizer_metadata(tokenizer: &ToyTokenizer) -> Vec<(String, GgufValue)> {
         ("ggml.add_space_prefix", GgufValue::Bool(false)),
         ("chat_template", GgufValue::Text(CHAT_TEMPLATE.to_owned())),
     ];
-    keys.into_iter().map(|(key, value)| (format!("tokenizer.{key}"), value)).collect()
+    keys.into_iter()
+        .map(|(key, value)| (format!("tokenizer.{key}"), value))
+        .collect()
 }
 
 /// `model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`.
@@ -180,7 +216,10 @@ fn gguf_name(hf_name: &str) -> String {
     let (layer, part, suffix) = hf_name
         .strip_prefix("model.layers.")
         .and_then(|rest| rest.split_once('.'))
-        .and_then(|(layer, rest)| rest.rsplit_once('.').map(|(part, suffix)| (layer, part, suffix)))
+        .and_then(|(layer, rest)| {
+            rest.rsplit_once('.')
+                .map(|(part, suffix)| (layer, part, suffix))
+        })
         .unwrap_or_else(|| unreachable!("no toy model has {hf_name}"));
     let part = match part {
         "input_layernorm" => "attn_norm",

@@ -57,7 +57,11 @@ impl GgufFile {
         for tensor in &self.tensors {
             push_text(&mut bytes, &tensor.name);
             bytes.extend((tensor.shape.len() as u32).to_le_bytes());
-            tensor.shape.iter().rev().for_each(|&len| push_len(&mut bytes, len));
+            tensor
+                .shape
+                .iter()
+                .rev()
+                .for_each(|&len| push_len(&mut bytes, len));
             bytes.extend(tensor.type_id.to_le_bytes());
             push_len(&mut bytes, offset);
             offset += tensor.data.len().next_multiple_of(ALIGNMENT);

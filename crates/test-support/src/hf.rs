@@ -40,21 +40,31 @@ impl ToyModel {
         self.write_safetensors(dir, dtype, shards)?;
         if let Some(tokenizer) = ToyTokenizer::of_vocab(self.vocab) {
             write_json(&dir.join("tokenizer.json"), &tokenizer.hf_tokenizer())?;
-            write_json(&dir.join("tokenizer_config.json"), &tokenizer.hf_config(self.context))?;
+            write_json(
+                &dir.join("tokenizer_config.json"),
+                &tokenizer.hf_config(self.context),
+            )?;
         }
         Ok(())
     }
 
     fn write_safetensors(&self, dir: &Path, dtype: HfDtype, shards: usize) -> io::Result<()> {
         let tensors = self.tensors();
-        assert!((1..=tensors.len()).contains(&shards), "{shards} shards of {} tensors", tensors.len());
+        assert!(
+            (1..=tensors.len()).contains(&shards),
+            "{shards} shards of {} tensors",
+            tensors.len()
+        );
         if shards == 1 {
             return write_shard(&dir.join("model.safetensors"), &tensors, dtype);
         }
         let mut weight_map = BTreeMap::new();
         let mut values = 0;
         for shard in 0..shards {
-            let (start, end) = (shard * tensors.len() / shards, (shard + 1) * tensors.len() / shards);
+            let (start, end) = (
+                shard * tensors.len() / shards,
+                (shard + 1) * tensors.len() / shards,
+            );
             let file = format!("model-{:05}-of-{shards:05}.safetensors", shard + 1);
             write_shard(&dir.join(&file), &tensors[start..end], dtype)?;
             for tensor in &tensors[start..end] {
@@ -109,7 +119,11 @@ impl ToyModel {
         config["use_sliding_window"] = json!(self.sliding_window.is_some());
         config["sliding_window"] = json!(self.sliding_window.or(unused));
         // The layers below this index attend to everything, even when the flag is set.
-        let full_layers = if self.sliding_window.is_some() { 0 } else { self.layers };
+        let full_layers = if self.sliding_window.is_some() {
+            0
+        } else {
+            self.layers
+        };
         config["max_window_layers"] = json!(full_layers);
     }
 }
@@ -140,11 +154,17 @@ impl HfDtype {
 }
 
 fn write_shard(path: &Path, tensors: &[ToyTensor], dtype: HfDtype) -> io::Result<()> {
-    let encoded: Vec<_> = tensors.iter().map(|tensor| dtype.encode(&tensor.values)).collect();
-    let views = tensors.iter().zip(&encoded).map(|(tensor, (dtype, bytes))| {
-        let view = TensorView::new(*dtype, tensor.shape.clone(), bytes);
-        (tensor.name.as_str(), view.expect("values fill the shape"))
-    });
+    let encoded: Vec<_> = tensors
+        .iter()
+        .map(|tensor| dtype.encode(&tensor.values))
+        .collect();
+    let views = tensors
+        .iter()
+        .zip(&encoded)
+        .map(|(tensor, (dtype, bytes))| {
+            let view = TensorView::new(*dtype, tensor.shape.clone(), bytes);
+            (tensor.name.as_str(), view.expect("values fill the shape"))
+        });
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     serialize_to_file(views, Some(metadata), path).map_err(io::Error::other)
 }

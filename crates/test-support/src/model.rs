@@ -86,11 +86,16 @@ impl ToyModel {
     pub fn tensors(&self) -> Vec<ToyTensor> {
         self.check();
         let (query, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let mut tensors = vec![self.matrix("model.embed_tokens.weight", self.vocab, self.hidden, 2.0)];
+        let mut tensors =
+            vec![self.matrix("model.embed_tokens.weight", self.vocab, self.hidden, 2.0)];
         for layer in 0..self.layers {
             let name = |part: &str| format!("model.layers.{layer}.{part}");
             tensors.push(self.norm(&name("input_layernorm.weight"), self.hidden));
-            for (part, rows, gain) in [("q_proj", query, 1.25), ("k_proj", kv, 1.25), ("v_proj", kv, 1.0)] {
+            for (part, rows, gain) in [
+                ("q_proj", query, 1.25),
+                ("k_proj", kv, 1.25),
+                ("v_proj", kv, 1.0),
+            ] {
                 let weight = name(&format!("self_attn.{part}.weight"));
                 tensors.push(self.matrix(&weight, rows, self.hidden, gain));
                 if self.architecture.has_qkv_bias() {
@@ -103,9 +108,24 @@ impl ToyModel {
             }
             tensors.push(self.matrix(&name("self_attn.o_proj.weight"), self.hidden, query, 1.0));
             tensors.push(self.norm(&name("post_attention_layernorm.weight"), self.hidden));
-            tensors.push(self.matrix(&name("mlp.gate_proj.weight"), self.intermediate, self.hidden, 1.0));
-            tensors.push(self.matrix(&name("mlp.up_proj.weight"), self.intermediate, self.hidden, 1.0));
-            tensors.push(self.matrix(&name("mlp.down_proj.weight"), self.hidden, self.intermediate, 1.0));
+            tensors.push(self.matrix(
+                &name("mlp.gate_proj.weight"),
+                self.intermediate,
+                self.hidden,
+                1.0,
+            ));
+            tensors.push(self.matrix(
+                &name("mlp.up_proj.weight"),
+                self.intermediate,
+                self.hidden,
+                1.0,
+            ));
+            tensors.push(self.matrix(
+                &name("mlp.down_proj.weight"),
+                self.hidden,
+                self.intermediate,
+                1.0,
+            ));
         }
         tensors.push(self.norm("model.norm.weight", self.hidden));
         if !self.tied {
@@ -135,13 +155,25 @@ impl ToyModel {
     fn tensor(&self, name: &str, shape: Vec<usize>, scaled: impl Fn(f32) -> f32) -> ToyTensor {
         let mut stream = SplitMix64::of_tensor(self.seed, name);
         let len = shape.iter().product();
-        let values = (0..len).map(|_| representable(scaled(stream.normal()))).collect();
-        ToyTensor { name: name.to_owned(), shape, values }
+        let values = (0..len)
+            .map(|_| representable(scaled(stream.normal())))
+            .collect();
+        ToyTensor {
+            name: name.to_owned(),
+            shape,
+            values,
+        }
     }
 
     fn check(&self) {
-        assert!(self.heads.is_multiple_of(self.kv_heads), "kv_heads must divide heads: {self:?}");
-        assert!(self.head_dim.is_multiple_of(2), "rotary pairs need an even head_dim: {self:?}");
+        assert!(
+            self.heads.is_multiple_of(self.kv_heads),
+            "kv_heads must divide heads: {self:?}"
+        );
+        assert!(
+            self.head_dim.is_multiple_of(2),
+            "rotary pairs need an even head_dim: {self:?}"
+        );
         assert!(
             self.sliding_window.is_none() || self.architecture.may_slide(),
             "a Llama checkpoint has no sliding window: {self:?}"
@@ -157,14 +189,26 @@ mod tests {
     fn the_same_seed_gives_the_same_weights_and_another_seed_others() {
         let model = ToyModel::default();
         assert_eq!(model.tensors(), model.tensors());
-        let other = ToyModel { seed: 2, ..model.clone() };
-        assert!(model.tensors().iter().zip(other.tensors()).all(|(a, b)| a.values != b.values));
+        let other = ToyModel {
+            seed: 2,
+            ..model.clone()
+        };
+        assert!(
+            model
+                .tensors()
+                .iter()
+                .zip(other.tensors())
+                .all(|(a, b)| a.values != b.values)
+        );
     }
 
     #[test]
     fn tying_the_embeddings_changes_no_other_weight() {
         let untied = ToyModel::default();
-        let tied = ToyModel { tied: true, ..untied.clone() };
+        let tied = ToyModel {
+            tied: true,
+            ..untied.clone()
+        };
         let mut expected = untied.tensors();
         assert_eq!(expected.pop().unwrap().name, "lm_head.weight");
         assert_eq!(tied.tensors(), expected);
@@ -174,11 +218,30 @@ mod tests {
     fn each_architecture_has_its_own_extra_tensors() {
         let check = |architecture, suffix: &str, expected: usize| {
             let tensors = ToyModel::new(architecture).tensors();
-            assert_eq!(tensors.iter().filter(|t| t.name.ends_with(suffix)).count(), expected);
+            assert_eq!(
+                tensors.iter().filter(|t| t.name.ends_with(suffix)).count(),
+                expected
+            );
         };
         for architecture in Architecture::ALL {
-            check(architecture, ".bias", if architecture == Architecture::Qwen2 { 6 } else { 0 });
-            check(architecture, "_norm.weight", if architecture == Architecture::Qwen3 { 4 } else { 0 });
+            check(
+                architecture,
+                ".bias",
+                if architecture == Architecture::Qwen2 {
+                    6
+                } else {
+                    0
+                },
+            );
+            check(
+                architecture,
+                "_norm.weight",
+                if architecture == Architecture::Qwen3 {
+                    4
+                } else {
+                    0
+                },
+            );
         }
     }
 
@@ -188,7 +251,11 @@ mod tests {
             let tensors = ToyModel::new(architecture).tensors();
             let names: std::collections::HashSet<_> = tensors.iter().map(|t| &t.name).collect();
             assert_eq!(names.len(), tensors.len());
-            assert!(tensors.iter().all(|t| t.shape.iter().product::<usize>() == t.values.len()));
+            assert!(
+                tensors
+                    .iter()
+                    .all(|t| t.shape.iter().product::<usize>() == t.values.len())
+            );
         }
     }
 }

@@ -10,11 +10,17 @@
 pub(crate) fn halves_to_pairs(rows: &[f32], heads: usize, columns: usize) -> Vec<f32> {
     let head_dim = rows.len() / (heads * columns);
     assert_eq!(rows.len(), heads * head_dim * columns, "whole heads");
-    assert!(head_dim.is_multiple_of(2), "rotary pairs need an even head dim, found {head_dim}");
+    assert!(
+        head_dim.is_multiple_of(2),
+        "rotary pairs need an even head dim, found {head_dim}"
+    );
     let mut permuted = Vec::with_capacity(rows.len());
     for head in rows.chunks_exact(head_dim * columns) {
         let (first, second) = head.split_at(head.len() / 2);
-        for (a, b) in first.chunks_exact(columns).zip(second.chunks_exact(columns)) {
+        for (a, b) in first
+            .chunks_exact(columns)
+            .zip(second.chunks_exact(columns))
+        {
             permuted.extend_from_slice(a);
             permuted.extend_from_slice(b);
         }

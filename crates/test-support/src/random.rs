@@ -32,7 +32,9 @@ impl SplitMix64 {
     /// cosine, whose last bit differs between C libraries.
     pub(crate) fn normal(&mut self) -> f32 {
         let bits = self.next();
-        let sum: f32 = (0..4).map(|i| ((bits >> (16 * i)) & 0xffff) as f32 / 65_536.0).sum();
+        let sum: f32 = (0..4)
+            .map(|i| ((bits >> (16 * i)) & 0xffff) as f32 / 65_536.0)
+            .sum();
         (sum - 2.0) * 3f32.sqrt()
     }
 }
@@ -40,7 +42,11 @@ impl SplitMix64 {
 /// The nearest number that f32, f16 and bf16 all hold exactly, so that a model is the same in every dtype.
 pub(crate) fn representable(x: f32) -> f32 {
     let rounded = bf16::from_f32(x).to_f32();
-    if rounded.abs() < MAGNITUDE_MIN { 0.0 } else { rounded }
+    if rounded.abs() < MAGNITUDE_MIN {
+        0.0
+    } else {
+        rounded
+    }
 }
 
 #[cfg(test)]
@@ -54,7 +60,8 @@ mod tests {
         let mut stream = SplitMix64::of_tensor(7, "w");
         let values: Vec<f64> = (0..40_000).map(|_| f64::from(stream.normal())).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let variance = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / values.len() as f64;
+        let variance =
+            values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / values.len() as f64;
         // Four standard errors of 40,000 draws: 4 / 200.
         assert!(mean.abs() < 0.02, "mean {mean}");
         assert!((variance - 1.0).abs() < 0.03, "variance {variance}");

@@ -30,14 +30,22 @@ impl RopeScaling {
     /// The value of `rope_scaling` in config.json.
     pub(crate) fn hf_value(self) -> Value {
         match self {
-            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_context,
+            } => json!({
                 "rope_type": "llama3",
                 "factor": factor,
                 "low_freq_factor": low_freq_factor,
                 "high_freq_factor": high_freq_factor,
                 "original_max_position_embeddings": original_context,
             }),
-            Self::Yarn { factor, original_context } => json!({
+            Self::Yarn {
+                factor,
+                original_context,
+            } => json!({
                 "rope_type": "yarn",
                 "factor": factor,
                 "original_max_position_embeddings": original_context,
@@ -50,7 +58,13 @@ impl RopeScaling {
     /// With wavelength w = 2π·theta^(2i/D), original context C, and factors `low` and `high`: 1 where
     /// w < C/high, `factor` where w > C/low, else 1 / ((1 - s)/factor + s) with s = (C/w - low)/(high - low).
     pub(crate) fn frequency_divisors(self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
-        let Self::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_context } = self else {
+        let Self::Llama3 {
+            factor,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_context,
+        } = self
+        else {
             return None;
         };
         let divisor = |pair: usize| {
@@ -85,12 +99,18 @@ mod tests {
         assert_eq!(divisors.len(), 64);
         assert_eq!((divisors[0], divisors[63]), (1.0, 8.0));
         assert!(divisors.windows(2).all(|pair| pair[0] <= pair[1]));
-        assert!(divisors.iter().any(|&d| d > 1.0 && d < 8.0), "no frequency on the ramp");
+        assert!(
+            divisors.iter().any(|&d| d > 1.0 && d < 8.0),
+            "no frequency on the ramp"
+        );
     }
 
     #[test]
     fn yarn_has_no_divisors() {
-        let scaling = RopeScaling::Yarn { factor: 4.0, original_context: 64 };
+        let scaling = RopeScaling::Yarn {
+            factor: 4.0,
+            original_context: 64,
+        };
         assert_eq!(scaling.frequency_divisors(10_000.0, 16), None);
     }
 }

@@ -62,15 +62,20 @@ impl ToyTokenizer {
     pub(crate) fn tokens(&self) -> Vec<(String, TokenType)> {
         let specials = SPECIALS.iter().map(|&s| (s.to_owned(), TokenType::Control));
         let bytes = (0..=255).map(|byte| (piece(&[byte]), TokenType::Normal));
-        let merged = self.merges().map(|(a, b)| (piece(&[a, b].concat()), TokenType::Normal));
+        let merged = self
+            .merges()
+            .map(|(a, b)| (piece(&[a, b].concat()), TokenType::Normal));
         let mut tokens: Vec<_> = specials.chain(bytes).chain(merged).collect();
-        tokens.extend((tokens.len()..self.vocab).map(|id| (format!("[PAD{id}]"), TokenType::Unused)));
+        tokens
+            .extend((tokens.len()..self.vocab).map(|id| (format!("[PAD{id}]"), TokenType::Unused)));
         tokens
     }
 
     /// "left right" in the printable alphabet of [`piece`].
     pub(crate) fn merge_lines(&self) -> Vec<String> {
-        self.merges().map(|(a, b)| format!("{} {}", piece(a), piece(b))).collect()
+        self.merges()
+            .map(|(a, b)| format!("{} {}", piece(a), piece(b)))
+            .collect()
     }
 
     /// The content of tokenizer.json, with the pre-tokenizer of SmolLM2: digits apart, then words.
@@ -82,7 +87,11 @@ impl ToyTokenizer {
             .filter(|(_, (_, kind))| *kind != TokenType::Unused)
             .map(|(id, (piece, _))| (piece, json!(id)))
             .collect();
-        let added: Vec<Value> = SPECIALS.iter().enumerate().map(|(id, s)| added_token(id, s)).collect();
+        let added: Vec<Value> = SPECIALS
+            .iter()
+            .enumerate()
+            .map(|(id, s)| added_token(id, s))
+            .collect();
         json!({
             "version": "1.0",
             "truncation": null,
@@ -166,7 +175,10 @@ mod tests {
     use super::*;
 
     fn loaded(vocab: usize) -> Tokenizer {
-        let content = ToyTokenizer::of_vocab(vocab).unwrap().hf_tokenizer().to_string();
+        let content = ToyTokenizer::of_vocab(vocab)
+            .unwrap()
+            .hf_tokenizer()
+            .to_string();
         content.parse().unwrap()
     }
 
@@ -180,7 +192,8 @@ mod tests {
     fn every_id_has_a_token_of_its_own() {
         for vocab in [VOCAB_MIN, VOCAB_MIN + 3, 320] {
             let tokens = ToyTokenizer::of_vocab(vocab).unwrap().tokens();
-            let pieces: std::collections::HashSet<_> = tokens.iter().map(|(piece, _)| piece).collect();
+            let pieces: std::collections::HashSet<_> =
+                tokens.iter().map(|(piece, _)| piece).collect();
             assert_eq!((tokens.len(), pieces.len()), (vocab, vocab));
         }
     }

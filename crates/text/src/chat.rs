@@ -43,7 +43,9 @@ impl ChatTemplate {
         let config = optional_json(&folder.join("tokenizer_config.json"))?;
         let file = folder.join("chat_template.jinja");
         let source = match file.exists() {
-            true => std::fs::read_to_string(&file).map_err(|source| TextError::Io { file, source })?,
+            true => {
+                std::fs::read_to_string(&file).map_err(|source| TextError::Io { file, source })?
+            }
             false => template_of(&config["chat_template"]).ok_or(TextError::NoTemplate)?,
         };
         let text = |key: &str| token_text(&config[key]).unwrap_or_default();
@@ -59,7 +61,10 @@ impl ChatTemplate {
         let tokens = gguf.strings("tokenizer.ggml.tokens")?;
         let text = |key| -> Result<String, TextError> {
             let id = optional(gguf.usize(key))?;
-            Ok(id.and_then(|id| tokens.get(id)).cloned().unwrap_or_default())
+            Ok(id
+                .and_then(|id| tokens.get(id))
+                .cloned()
+                .unwrap_or_default())
         };
         Self::new(
             source.to_owned(),
@@ -75,13 +80,19 @@ impl ChatTemplate {
     pub fn new(source: String, bos_token: String, eos_token: String) -> Result<Self, TextError> {
         let mut environment = Environment::new();
         // Hub templates are written for these settings of Jinja.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
         environment.set_syntax(syntax.map_err(template_error)?);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_MAX);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_template_owned(NAME, source).map_err(template_error)?;
+        environment
+            .add_template_owned(NAME, source)
+            .map_err(template_error)?;
         Ok(Self {
             environment,
             bos_token,
@@ -95,7 +106,10 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses the messages, or fails on them.
     pub fn render(&self, messages: &[Message], today: &str) -> Result<String, TextError> {
-        let template = self.environment.get_template(NAME).map_err(template_error)?;
+        let template = self
+            .environment
+            .get_template(NAME)
+            .map_err(template_error)?;
         let messages: Vec<minijinja::Value> = messages
             .iter()
             .map(|message| {
@@ -119,7 +133,12 @@ impl ChatTemplate {
 
 /// One template, or the one called `default` among several.
 fn template_of(value: &Value) -> Option<String> {
-    let named = || value.as_array()?.iter().find(|entry| entry["name"] == "default");
+    let named = || {
+        value
+            .as_array()?
+            .iter()
+            .find(|entry| entry["name"] == "default")
+    };
     let text = value.as_str().or_else(|| named()?["template"].as_str());
     text.map(str::to_owned)
 }

@@ -100,7 +100,10 @@ mod tests {
     /// The same by looking at the whole text.
     fn whole(text: &str, stops: &[String]) -> (String, bool) {
         let first = stops.iter().filter_map(|stop| text.find(stop)).min();
-        (text[..first.unwrap_or(text.len())].to_owned(), first.is_some())
+        (
+            text[..first.unwrap_or(text.len())].to_owned(),
+            first.is_some(),
+        )
     }
 
     fn streamed(pieces: &[&str], stops: Vec<String>) -> (String, bool) {
@@ -137,14 +140,21 @@ mod tests {
         assert_eq!(matcher.push("go S").text, "go ");
         assert_eq!(matcher.push("o").text, "So");
         let checked = matcher.push("STOP more");
-        assert_eq!((checked.text.as_str(), checked.stopped_by.as_deref()), ("", Some("STOP")));
+        assert_eq!(
+            (checked.text.as_str(), checked.stopped_by.as_deref()),
+            ("", Some("STOP"))
+        );
     }
 
     #[test]
     fn empty_long_and_many_stops_are_refused() {
         assert!(matches!(
             StopStrings::new(vec!["x".into(), String::new()]),
-            Err(TextError::StopLength { index: 1, found: 0, max: STOP_BYTES_MAX })
+            Err(TextError::StopLength {
+                index: 1,
+                found: 0,
+                max: STOP_BYTES_MAX
+            })
         ));
         assert!(StopStrings::new(vec!["x".repeat(1025)]).is_err());
         assert!(matches!(

@@ -11,7 +11,12 @@ use crate::ggml_vocabulary;
 use crate::spelling::Spelling;
 
 /// Markers that end an answer in the chat formats of the supported families.
-const END_MARKERS: [&str; 4] = ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>"];
+const END_MARKERS: [&str; 4] = [
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+];
 
 /// Text to ids, and the bytes of each id.
 #[derive(Debug)]
@@ -64,11 +69,19 @@ impl Tokenizer {
             }
         })?;
         let added = inner.get_added_tokens_decoder();
-        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        let special = added
+            .iter()
+            .filter(|(_, token)| token.special)
+            .map(|(&id, _)| id)
+            .collect();
         let byte_level = document["decoder"].to_string().contains("\"ByteLevel\"");
         Ok(Self {
             inner,
-            spelling: if byte_level { Spelling::ByteLevel } else { Spelling::SentencePiece },
+            spelling: if byte_level {
+                Spelling::ByteLevel
+            } else {
+                Spelling::SentencePiece
+            },
             special,
             end_of_text: Vec::new(),
         })
@@ -78,7 +91,9 @@ impl Tokenizer {
     fn add_end_of_text(&mut self, ids: Vec<u32>) {
         let markers = END_MARKERS.iter().filter_map(|marker| self.id(marker));
         let markers = markers.filter(|id| self.special.contains(id));
-        let known = ids.into_iter().filter(|&id| self.inner.id_to_token(id).is_some());
+        let known = ids
+            .into_iter()
+            .filter(|&id| self.inner.id_to_token(id).is_some());
         let all: BTreeSet<u32> = known.chain(markers).collect();
         self.end_of_text = all.into_iter().collect();
     }

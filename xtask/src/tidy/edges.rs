@@ -11,7 +11,10 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("kernels", &[]),
     ("crates/text", &["crates/gguf"]),
     ("crates/engine", &["crates/lava", "crates/gguf", "kernels"]),
-    ("crates/cli", &["crates/lava", "crates/gguf", "crates/text", "crates/engine"]),
+    (
+        "crates/cli",
+        &["crates/lava", "crates/gguf", "crates/text", "crates/engine"],
+    ),
     ("crates/test-support", &[]),
     ("xtask", &[]),
 ];
@@ -33,9 +36,15 @@ pub(crate) fn crates(metadata: &Value) -> Vec<Crate> {
         let folder = path.strip_prefix(root)?.trim_start_matches('/');
         Some(folder.trim_end_matches("/Cargo.toml").to_owned())
     };
-    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let packages = metadata["packages"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let one = |package: &Value| {
-        let dependencies = package["dependencies"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let dependencies = package["dependencies"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let uses = dependencies
             .iter()
             .filter_map(|dep| Some((inside(dep["path"].as_str()?)?, dep["kind"] == "dev")))
@@ -51,7 +60,9 @@ pub(crate) fn check(crates: &[Crate]) -> Vec<String> {
     let mut found = Vec::new();
     for Crate { folder, uses } in crates {
         let Some((_, allowed)) = ALLOWED.iter().find(|(known, _)| known == folder) else {
-            found.push(format!("{folder}: not in the table of xtask/src/tidy/edges.rs"));
+            found.push(format!(
+                "{folder}: not in the table of xtask/src/tidy/edges.rs"
+            ));
             continue;
         };
         for (used, dev) in uses {
@@ -79,16 +90,28 @@ mod tests {
     use super::*;
 
     fn one(folder: &str, uses: &[(&str, bool)]) -> Crate {
-        let uses = uses.iter().map(|(used, dev)| ((*used).to_owned(), *dev)).collect();
-        Crate { folder: folder.into(), uses }
+        let uses = uses
+            .iter()
+            .map(|(used, dev)| ((*used).to_owned(), *dev))
+            .collect();
+        Crate {
+            folder: folder.into(),
+            uses,
+        }
     }
 
     #[test]
     fn an_edge_outside_the_table_is_reported() {
-        let fine = one("crates/engine", &[("crates/lava", false), ("crates/test-support", true)]);
+        let fine = one(
+            "crates/engine",
+            &[("crates/lava", false), ("crates/test-support", true)],
+        );
         assert!(check(&[fine]).is_empty());
         let wrong = one("crates/lava", &[("crates/engine", false)]);
-        assert_eq!(check(&[wrong]), ["crates/lava/Cargo.toml: may not use crates/engine"]);
+        assert_eq!(
+            check(&[wrong]),
+            ["crates/lava/Cargo.toml: may not use crates/engine"]
+        );
         let in_production = one("crates/engine", &[("crates/test-support", false)]);
         assert_eq!(check(&[in_production]).len(), 1);
     }
@@ -101,6 +124,9 @@ mod tests {
     #[test]
     fn a_crate_must_be_in_the_code_map() {
         let crates = [one("kernels", &[]), one("crates/lava", &[])];
-        assert_eq!(unmapped(&crates, "- `kernels/`: x"), ["ARCHITECTURE.md: `crates/lava/` is missing"]);
+        assert_eq!(
+            unmapped(&crates, "- `kernels/`: x"),
+            ["ARCHITECTURE.md: `crates/lava/` is missing"]
+        );
     }
 }

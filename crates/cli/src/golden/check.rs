@@ -44,7 +44,11 @@ impl Check {
     ) -> Self {
         let margin = |index: usize| match index {
             0 => f64::INFINITY,
-            _ => eviction.greedy_margin.get(index - 1).copied().unwrap_or(f64::INFINITY),
+            _ => eviction
+                .greedy_margin
+                .get(index - 1)
+                .copied()
+                .unwrap_or(f64::INFINITY),
         };
         let differing = (0..eviction.greedy.len())
             .find(|&i| ours.greedy.get(i) != Some(&eviction.greedy[i]))
@@ -64,24 +68,25 @@ impl Check {
     }
 
     pub(crate) fn passed(&self) -> bool {
-        self.failures().iter().all(|failed| !failed)
+        self.within_tolerance().iter().all(|&within| within)
     }
 
-    fn failures(&self) -> [bool; 6] {
+    /// In the order of the columns. NaN is within nothing.
+    fn within_tolerance(&self) -> [bool; 6] {
         let (ours, file) = self.kl;
         [
-            // Written so that NaN fails.
-            !(self.entropy_error <= ENTROPY_ERROR_MAX),
-            self.budget_difference > BUDGET_DIFFERENCE_MAX,
-            !(self.equal_positions >= EQUAL_POSITIONS_MIN),
-            !(self.logit_error <= LOGIT_ERROR_MAX),
-            !self.excused,
-            !((ours - file).abs() <= KL_DIFFERENCE_MAX * file),
+            self.entropy_error <= ENTROPY_ERROR_MAX,
+            self.budget_difference <= BUDGET_DIFFERENCE_MAX,
+            self.equal_positions >= EQUAL_POSITIONS_MIN,
+            self.logit_error <= LOGIT_ERROR_MAX,
+            self.excused,
+            (ours - file).abs() <= KL_DIFFERENCE_MAX * file,
         ]
     }
 
     pub(crate) fn line(&self, prompt: usize, eviction: &Eviction) -> String {
-        let mark = |index: usize| if self.failures()[index] { "!" } else { " " };
+        let within = self.within_tolerance();
+        let mark = |index: usize| if within[index] { " " } else { "!" };
         let difference = match self.first_difference {
             None => "none".to_owned(),
             Some((index, margin)) => format!("{index} ({margin:.3})"),
@@ -148,7 +153,9 @@ fn equal_positions(file: &[Vec<Vec<u32>>], ours: &[Vec<Vec<u32>>]) -> f64 {
 fn logit_error(file: &Top, ours: &[f32]) -> f64 {
     let pairs = file.ids.iter().zip(&file.logits);
     pairs
-        .map(|(&id, logit)| (ours.get(id as usize).map_or(f64::INFINITY, |&x| x as f64) - logit).abs())
+        .map(|(&id, logit)| {
+            (ours.get(id as usize).map_or(f64::INFINITY, |&x| x as f64) - logit).abs()
+        })
         .fold(0.0, |max, x| if x <= max { max } else { x })
 }
 

@@ -53,10 +53,18 @@ pub(crate) fn compressed(
     let again = || prefill(model, prompt, policy, golden.config()?, budget);
     let mut run = again()?;
     let steps = teacher_forced(model, &prompt.full_greedy, &mut run.cache)?;
-    let kl_to_full = full.steps.iter().zip(&steps).map(|(f, c)| kl(f, c)).collect();
+    let kl_to_full = full
+        .steps
+        .iter()
+        .zip(&steps)
+        .map(|(f, c)| kl(f, c))
+        .collect();
     let cascade = &run.cascade;
     let layers = 0..cascade.layers_done();
-    let plans: Vec<_> = layers.clone().filter_map(|layer| cascade.plan(layer)).collect();
+    let plans: Vec<_> = layers
+        .clone()
+        .filter_map(|layer| cascade.plan(layer))
+        .collect();
     let kept = layers
         .map(|layer| {
             (0..cascade.kept(layer).len())
@@ -73,7 +81,12 @@ pub(crate) fn compressed(
         entropy: plans.iter().map(|plan| plan.entropy()).collect(),
         budgets: plans.iter().map(|plan| plan.cut().budget as u64).collect(),
         kept,
-        greedy: greedy(model, &fresh.logits, &mut fresh.cache, eviction.greedy.len())?,
+        greedy: greedy(
+            model,
+            &fresh.logits,
+            &mut fresh.cache,
+            eviction.greedy.len(),
+        )?,
         kl_to_full,
     })
 }
@@ -103,12 +116,7 @@ fn teacher_forced(model: &Model, ids: &[u32], cache: &mut RaggedCache) -> Result
     fed.iter().map(|&id| step(model, id, cache)).collect()
 }
 
-fn greedy(
-    model: &Model,
-    first: &[f32],
-    cache: &mut RaggedCache,
-    count: usize,
-) -> Result<Vec<u32>> {
+fn greedy(model: &Model, first: &[f32], cache: &mut RaggedCache, count: usize) -> Result<Vec<u32>> {
     let mut sampler = Sampler::new(SamplingParams::default(), &[], first.len())?;
     let mut ids = vec![sampler.sample(first)?.token];
     while ids.len() < count {

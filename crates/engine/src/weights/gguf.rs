@@ -37,7 +37,10 @@ pub(crate) fn f32_values(gguf: &Gguf, name: &str) -> Result<Vec<f32>, LoadError>
     }
     let bytes = gguf.read(info)?;
     let (chunks, _) = bytes.as_chunks::<4>();
-    Ok(chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect())
+    Ok(chunks
+        .iter()
+        .map(|chunk| f32::from_le_bytes(*chunk))
+        .collect())
 }
 
 /// A matrix `[rows, cols]` under its Hugging Face name. Rows are reordered as whole rows of blocks,
@@ -132,10 +135,17 @@ fn gguf_name(name: &str) -> String {
         "lm_head.weight" => return "output.weight".into(),
         _ => {}
     }
-    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-    let Some((index, rest)) = layer else { return name.into() };
+    let layer = name
+        .strip_prefix("model.layers.")
+        .and_then(|rest| rest.split_once('.'));
+    let Some((index, rest)) = layer else {
+        return name.into();
+    };
     for (hf, gguf) in PARTS {
-        if let Some(kind) = rest.strip_prefix(hf).and_then(|kind| kind.strip_prefix('.')) {
+        if let Some(kind) = rest
+            .strip_prefix(hf)
+            .and_then(|kind| kind.strip_prefix('.'))
+        {
             return format!("blk.{index}.{gguf}.{kind}");
         }
     }
@@ -151,9 +161,18 @@ mod tests {
         for (hf, gguf) in [
             ("model.embed_tokens.weight", "token_embd.weight"),
             ("lm_head.weight", "output.weight"),
-            ("model.layers.12.self_attn.q_proj.bias", "blk.12.attn_q.bias"),
-            ("model.layers.0.self_attn.k_norm.weight", "blk.0.attn_k_norm.weight"),
-            ("model.layers.3.post_attention_layernorm.weight", "blk.3.ffn_norm.weight"),
+            (
+                "model.layers.12.self_attn.q_proj.bias",
+                "blk.12.attn_q.bias",
+            ),
+            (
+                "model.layers.0.self_attn.k_norm.weight",
+                "blk.0.attn_k_norm.weight",
+            ),
+            (
+                "model.layers.3.post_attention_layernorm.weight",
+                "blk.3.ffn_norm.weight",
+            ),
         ] {
             assert_eq!(gguf_name(hf), gguf);
         }

@@ -69,7 +69,11 @@ fn sixteen_bit_weights_are_widened_without_loss() {
     let logits = |dtype| {
         let folder = tempfile::tempdir().unwrap();
         toy.write_hf(folder.path(), dtype, 1).unwrap();
-        ours::logits(&ours::load(folder.path(), WeightFormat::Stored), &request, &[])
+        ours::logits(
+            &ours::load(folder.path(), WeightFormat::Stored),
+            &request,
+            &[],
+        )
     };
     let exact = logits(HfDtype::F32);
     assert!(ours::difference(&logits(HfDtype::F16)[0], &exact[0]) < 1e-2);
@@ -85,7 +89,10 @@ fn quantised_weights_are_multiplied_as_if_widened() {
     let prompt = toys::prompt(40, toy.vocab);
     let request = ours::request(&prompt, Policy::Full, prompt.len());
     let run = |format| ours::logits(&ours::load(&file, format), &request, &[1, 2, 3]);
-    for (quantised, widened) in run(WeightFormat::Stored).iter().zip(&run(WeightFormat::F32)) {
+    for (quantised, widened) in run(WeightFormat::Stored)
+        .iter()
+        .zip(&run(WeightFormat::F32))
+    {
         // candle rounds the activations of a few rows to 8 bits before a quantised product.
         assert!(ours::difference(quantised, widened) < 3e-2);
     }
@@ -103,11 +110,19 @@ fn a_batch_gives_each_sequence_what_it_gets_alone() {
         .iter()
         .map(|prompt| ours::request(prompt, Policy::Lava(lava::Profile::Exact), 48))
         .collect();
-    let alone: Vec<_> = requests.iter().map(|r| ours::logits(&model, r, &[5, 6])).collect();
-    let mut runs: Vec<_> = requests.iter().map(|r| ours::prefill(&model, r).unwrap()).collect();
+    let alone: Vec<_> = requests
+        .iter()
+        .map(|r| ours::logits(&model, r, &[5, 6]))
+        .collect();
+    let mut runs: Vec<_> = requests
+        .iter()
+        .map(|r| ours::prefill(&model, r).unwrap())
+        .collect();
     for (step, token) in [5, 6].into_iter().enumerate() {
         let caches = runs.iter_mut().map(|run| &mut run.cache);
-        let mut batch: Vec<_> = caches.map(|cache| lava_engine::Turn { token, cache }).collect();
+        let mut batch: Vec<_> = caches
+            .map(|cache| lava_engine::Turn { token, cache })
+            .collect();
         for (logits, alone) in model.step(&mut batch).unwrap().iter().zip(&alone) {
             assert!(ours::difference(logits, &alone[step + 1]) < TOLERANCE);
         }

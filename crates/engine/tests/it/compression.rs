@@ -47,16 +47,27 @@ fn the_compact_cache_holds_the_full_caches_rows_at_the_kept_positions() {
     let full = ours::prefill(&model, &ours::request(&prompt, Policy::Full, 700)).unwrap();
     for policy in LAVA {
         let run = ours::prefill(&model, &ours::request(&prompt, policy, 64)).unwrap();
-        assert_eq!(run.logits, full.logits, "eviction never touches the prefill's output");
+        assert_eq!(
+            run.logits, full.logits,
+            "eviction never touches the prefill's output"
+        );
         for layer in 0..toy.layers {
             for head in 0..toy.kv_heads {
                 // The full cache lies in the order window, then position.
                 let all = keys(&full.cache, layer, head);
                 let row = |position: usize| &all[(position + 32) % 700];
                 let window = 668..700;
-                let kept = run.cascade.head_order(layer, head).iter().map(|&i| i as usize);
+                let kept = run
+                    .cascade
+                    .head_order(layer, head)
+                    .iter()
+                    .map(|&i| i as usize);
                 let expected: Vec<_> = window.chain(kept).map(|i| row(i).clone()).collect();
-                assert_eq!(keys(&run.cache, layer, head), expected, "{policy} {layer} {head}");
+                assert_eq!(
+                    keys(&run.cache, layer, head),
+                    expected,
+                    "{policy} {layer} {head}"
+                );
             }
         }
     }
@@ -75,7 +86,14 @@ fn at_most_one_layer_has_its_full_keys_and_values() {
 #[test]
 fn pages_never_exceed_the_reservation_and_all_come_back() {
     let (toy, model) = toy();
-    for (tokens, budget) in [(1, 40), (31, 40), (33, 40), (300, 33), (1100, 200), (90, 2000)] {
+    for (tokens, budget) in [
+        (1, 40),
+        (31, 40),
+        (33, 40),
+        (300, 33),
+        (1100, 200),
+        (90, 2000),
+    ] {
         let prompt = toys::prompt(tokens, toy.vocab);
         for policy in [Policy::Full, LAVA[0], LAVA[1], LAVA[2]] {
             let request = ours::request(&prompt, policy, budget);
@@ -97,7 +115,10 @@ fn a_budget_of_the_whole_prompt_changes_nothing() {
     let prompt = toys::prompt(120, toy.vocab);
     let full = ours::request(&prompt, Policy::Full, 120);
     let lava = ours::request(&prompt, LAVA[0], 120);
-    assert_eq!(ours::logits(&model, &full, &[3, 4, 5]), ours::logits(&model, &lava, &[3, 4, 5]));
+    assert_eq!(
+        ours::logits(&model, &full, &[3, 4, 5]),
+        ours::logits(&model, &lava, &[3, 4, 5])
+    );
 }
 
 #[test]

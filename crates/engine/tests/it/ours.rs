@@ -42,11 +42,7 @@ pub(crate) fn prefill(
 }
 
 /// Logits of each step: the prefill's, then those after each of `fed`.
-pub(crate) fn logits(
-    model: &Model,
-    request: &PrefillRequest<'_>,
-    fed: &[u32],
-) -> Vec<Vec<f32>> {
+pub(crate) fn logits(model: &Model, request: &PrefillRequest<'_>, fed: &[u32]) -> Vec<Vec<f32>> {
     let mut run = prefill(model, request).unwrap();
     let mut all = vec![run.logits];
     for &token in fed {

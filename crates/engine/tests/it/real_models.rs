@@ -34,10 +34,17 @@ fn check(file: &str, prompt: &[u32], greedy: usize) {
     let request = ours::request(prompt, Policy::Full, prompt.len());
     let logits = &ours::logits(&ours, &request, &[])[0];
     let difference = ours::difference(logits, &expected_logits);
-    assert!(difference < 1e-3, "prefill logits differ by {difference} of the largest");
+    assert!(
+        difference < 1e-3,
+        "prefill logits differ by {difference} of the largest"
+    );
     let ids = ours::greedy(&ours, &request, greedy);
     let close = margins.iter().position(|&m| m < 0.05).unwrap_or(greedy);
-    assert_eq!(ids[..close], expected_ids[..close], "up to the first close choice, {close}");
+    assert_eq!(
+        ids[..close],
+        expected_ids[..close],
+        "up to the first close choice, {close}"
+    );
     assert!(close >= 4, "the prompt decides too little: {margins:?}");
 }
 
@@ -51,13 +58,17 @@ fn best(logits: &[f32]) -> (u32, f32) {
 /// "The capital of France is" in the vocabulary of SmolLM2, repeated text after it.
 #[test]
 fn smollm2_agrees_with_candle_transformers() {
-    let question = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198];
+    let question = [
+        1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198,
+    ];
     check("SmolLM2-135M-Instruct.Q4_1.gguf", &question, 24);
 }
 
 #[test]
 fn qwen2_agrees_with_candle_transformers() {
     // "def fibonacci(n):\n    if n <= 1:\n        return n\n    return"
-    let code = [750, 75698, 1445, 982, 262, 421, 308, 2651, 220, 16, 510, 286, 470, 308, 198, 262, 470];
+    let code = [
+        750, 75698, 1445, 982, 262, 421, 308, 2651, 220, 16, 510, 286, 470, 308, 198, 262, 470,
+    ];
     check("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", &code, 12);
 }

@@ -50,23 +50,51 @@ fn edit_config(folder: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
 #[test]
 fn a_wrong_shape_names_file_tensor_and_both_shapes() {
     let folder = folder(&ToyModel::new(Architecture::Llama));
-    edit_config(folder.path(), |config| config["intermediate_size"] = 128.into());
-    let expected = ["model.safetensors", "mlp.gate_proj.weight", "[96, 64]", "[128, 64]"];
+    edit_config(folder.path(), |config| {
+        config["intermediate_size"] = 128.into()
+    });
+    let expected = [
+        "model.safetensors",
+        "mlp.gate_proj.weight",
+        "[96, 64]",
+        "[128, 64]",
+    ];
     refused(folder.path(), &expected);
 }
 
 #[test]
 fn a_missing_tensor_names_file_and_tensor() {
     let folder = folder(&ToyModel::new(Architecture::Llama));
-    edit_config(folder.path(), |config| config["model_type"] = "qwen2".into());
-    refused(folder.path(), &["model.safetensors", "layers.0.self_attn.q_proj.bias", "missing"]);
+    edit_config(folder.path(), |config| {
+        config["model_type"] = "qwen2".into()
+    });
+    refused(
+        folder.path(),
+        &[
+            "model.safetensors",
+            "layers.0.self_attn.q_proj.bias",
+            "missing",
+        ],
+    );
 }
 
 #[test]
 fn an_unknown_architecture_lists_the_known_ones() {
     let folder = folder(&ToyModel::new(Architecture::Llama));
-    edit_config(folder.path(), |config| config["model_type"] = "gemma3".into());
-    refused(folder.path(), &["config.json", "gemma3", "llama", "mistral", "qwen2", "qwen3"]);
+    edit_config(folder.path(), |config| {
+        config["model_type"] = "gemma3".into()
+    });
+    refused(
+        folder.path(),
+        &[
+            "config.json",
+            "gemma3",
+            "llama",
+            "mistral",
+            "qwen2",
+            "qwen3",
+        ],
+    );
 }
 
 #[test]
@@ -75,13 +103,21 @@ fn an_unknown_scaling_and_contradicting_sizes_are_refused() {
     edit_config(folder.path(), |config| {
         config["rope_scaling"] = serde_json::json!({"rope_type": "longrope", "factor": 2.0});
     });
-    refused(folder.path(), &["config.json", "rope_type", "longrope", "yarn"]);
+    refused(
+        folder.path(),
+        &["config.json", "rope_type", "longrope", "yarn"],
+    );
     edit_config(folder.path(), |config| {
         config["rope_scaling"] = serde_json::Value::Null;
         config["num_key_value_heads"] = 3.into();
     });
-    refused(folder.path(), &["query heads", "multiple of the 3 KV heads"]);
-    edit_config(folder.path(), |config| config["num_hidden_layers"] = 0.into());
+    refused(
+        folder.path(),
+        &["query heads", "multiple of the 3 KV heads"],
+    );
+    edit_config(folder.path(), |config| {
+        config["num_hidden_layers"] = 0.into()
+    });
     refused(folder.path(), &["number of layers is 0"]);
 }
 
@@ -110,7 +146,9 @@ fn a_name_that_is_nothing_says_what_would_be_something() {
 fn a_gguf_cut_anywhere_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("toy.gguf");
-    ToyModel::new(Architecture::Llama).write_gguf(&file, GgufKind::Q8_0).unwrap();
+    ToyModel::new(Architecture::Llama)
+        .write_gguf(&file, GgufKind::Q8_0)
+        .unwrap();
     let bytes = fs::read(&file).unwrap();
     for i in 0..64 {
         fs::write(&file, &bytes[..bytes.len() * i / 64]).unwrap();
@@ -129,7 +167,12 @@ fn a_gguf_with_a_flipped_header_byte_never_panics() {
     toy.write_gguf(&file, GgufKind::Q8_0).unwrap();
     let bytes = fs::read(&file).unwrap();
     let gguf = lava_gguf::Gguf::open(&file).unwrap();
-    let header = gguf.tensors().iter().map(|tensor| tensor.offset).min().unwrap() as usize;
+    let header = gguf
+        .tensors()
+        .iter()
+        .map(|tensor| tensor.offset)
+        .min()
+        .unwrap() as usize;
     let mut refusals = 0;
     // A stride that is prime to the alignment of every field reaches all kinds of bytes.
     for at in (0..header).step_by(7) {
@@ -157,7 +200,10 @@ fn bad_requests_are_refused_by_name() {
     let lava = Policy::Lava(Profile::Exact);
     let refusal = |tokens: &[u32], budget| {
         let request = ours::request(tokens, lava, budget);
-        ours::prefill(&model, &request).map(|_| ()).unwrap_err().to_string()
+        ours::prefill(&model, &request)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
     };
     let ids = |len| toys::prompt(len, toy.vocab);
     assert!(refusal(&[], 64).contains("the prompt is empty"));
@@ -172,16 +218,76 @@ fn bad_requests_are_refused_by_name() {
 fn sampling_values_out_of_range_are_refused_by_name() {
     let base = SamplingParams::default;
     let cases = [
-        ("temperature", SamplingParams { temperature: f32::NAN, ..base() }),
-        ("temperature", SamplingParams { temperature: -1.0, ..base() }),
-        ("top_p", SamplingParams { top_p: f32::NAN, ..base() }),
-        ("top_p", SamplingParams { top_p: 0.0, ..base() }),
-        ("min_p", SamplingParams { min_p: 1.5, ..base() }),
-        ("top_k", SamplingParams { top_k: Some(0), ..base() }),
-        ("repetition_penalty", SamplingParams { repetition_penalty: 0.0, ..base() }),
-        ("frequency_penalty", SamplingParams { frequency_penalty: f32::INFINITY, ..base() }),
-        ("presence_penalty", SamplingParams { presence_penalty: f32::NAN, ..base() }),
-        ("top_logprobs", SamplingParams { top_logprobs: 21, ..base() }),
+        (
+            "temperature",
+            SamplingParams {
+                temperature: f32::NAN,
+                ..base()
+            },
+        ),
+        (
+            "temperature",
+            SamplingParams {
+                temperature: -1.0,
+                ..base()
+            },
+        ),
+        (
+            "top_p",
+            SamplingParams {
+                top_p: f32::NAN,
+                ..base()
+            },
+        ),
+        (
+            "top_p",
+            SamplingParams {
+                top_p: 0.0,
+                ..base()
+            },
+        ),
+        (
+            "min_p",
+            SamplingParams {
+                min_p: 1.5,
+                ..base()
+            },
+        ),
+        (
+            "top_k",
+            SamplingParams {
+                top_k: Some(0),
+                ..base()
+            },
+        ),
+        (
+            "repetition_penalty",
+            SamplingParams {
+                repetition_penalty: 0.0,
+                ..base()
+            },
+        ),
+        (
+            "frequency_penalty",
+            SamplingParams {
+                frequency_penalty: f32::INFINITY,
+                ..base()
+            },
+        ),
+        (
+            "presence_penalty",
+            SamplingParams {
+                presence_penalty: f32::NAN,
+                ..base()
+            },
+        ),
+        (
+            "top_logprobs",
+            SamplingParams {
+                top_logprobs: 21,
+                ..base()
+            },
+        ),
     ];
     for (name, params) in cases {
         match params.check() {

@@ -18,7 +18,10 @@ pub(crate) fn from_folder(folder: &Path) -> Forward {
     let mut tensors = HashMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "safetensors")
+        {
             tensors.extend(candle_core::safetensors::load(path, &Device::Cpu).unwrap());
         }
     }
@@ -29,7 +32,10 @@ pub(crate) fn from_folder(folder: &Path) -> Forward {
 pub(crate) fn from_gguf(path: &Path) -> Forward {
     let mut file = std::fs::File::open(path).unwrap();
     let content = gguf_file::Content::read(&mut file).unwrap();
-    let family = content.metadata["general.architecture"].to_string().unwrap().clone();
+    let family = content.metadata["general.architecture"]
+        .to_string()
+        .unwrap()
+        .clone();
     let number = |key: &str| content.metadata[&format!("{family}.{key}")].clone();
     let count = |key: &str| number(key).to_u32().unwrap() as usize;
     let (heads, hidden) = (count("attention.head_count"), count("embedding_length"));
@@ -111,7 +117,10 @@ fn with_window(mut config: Value) -> Value {
 }
 
 fn input(ids: &[u32]) -> Tensor {
-    Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap()
+    Tensor::new(ids, &Device::Cpu)
+        .unwrap()
+        .unsqueeze(0)
+        .unwrap()
 }
 
 fn values(logits: Tensor) -> Vec<f32> {

@@ -20,7 +20,11 @@ pub(crate) fn models() -> Vec<ToyModel> {
             });
         }
     }
-    for architecture in [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3] {
+    for architecture in [
+        Architecture::Llama,
+        Architecture::Qwen2,
+        Architecture::Qwen3,
+    ] {
         all.push(ToyModel {
             tied: true,
             ..ToyModel::new(architecture)
@@ -47,7 +51,9 @@ pub(crate) fn prompt(len: usize, vocabulary: usize) -> Vec<u32> {
     let mut x = 17u64;
     (0..len)
         .map(|_| {
-            x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            x = x
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             ((x >> 33) % vocabulary as u64) as u32
         })
         .collect()

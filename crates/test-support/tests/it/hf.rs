@@ -27,12 +27,14 @@ fn read_weights(path: &Path) -> Loaded {
                     .chunks(4)
                     .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
                     .collect(),
-                Dtype::F16 => {
-                    pairs(data).into_iter().map(|b| f16::from_le_bytes(b).to_f32()).collect()
-                }
-                Dtype::BF16 => {
-                    pairs(data).into_iter().map(|b| bf16::from_le_bytes(b).to_f32()).collect()
-                }
+                Dtype::F16 => pairs(data)
+                    .into_iter()
+                    .map(|b| f16::from_le_bytes(b).to_f32())
+                    .collect(),
+                Dtype::BF16 => pairs(data)
+                    .into_iter()
+                    .map(|b| bf16::from_le_bytes(b).to_f32())
+                    .collect(),
                 other => panic!("unexpected dtype {other:?}"),
             };
             (name.to_owned(), (view.shape().to_vec(), values))
@@ -41,7 +43,11 @@ fn read_weights(path: &Path) -> Loaded {
 }
 
 fn in_memory(model: &ToyModel) -> Loaded {
-    model.tensors().into_iter().map(|t| (t.name, (t.shape, t.values))).collect()
+    model
+        .tensors()
+        .into_iter()
+        .map(|t| (t.name, (t.shape, t.values)))
+        .collect()
 }
 
 fn config_of(model: &ToyModel) -> Value {
@@ -72,13 +78,19 @@ fn the_index_leads_to_every_tensor_once() {
 
     let index = read_json(&dir.path().join("model.safetensors.index.json"));
     let weight_map = index["weight_map"].as_object().unwrap();
-    let files: HashSet<_> = weight_map.values().map(|file| file.as_str().unwrap()).collect();
+    let files: HashSet<_> = weight_map
+        .values()
+        .map(|file| file.as_str().unwrap())
+        .collect();
     assert_eq!(files.len(), 3);
     let mut loaded = Loaded::new();
     for file in files {
         for (name, tensor) in read_weights(&dir.path().join(file)) {
             assert_eq!(weight_map[&name], file);
-            assert!(loaded.insert(name, tensor).is_none(), "a tensor lies in two shards");
+            assert!(
+                loaded.insert(name, tensor).is_none(),
+                "a tensor lies in two shards"
+            );
         }
     }
     assert!(loaded == in_memory(&model));
@@ -91,36 +103,69 @@ fn the_config_states_what_real_ones_state() {
     let llama = config_of(&ToyModel::default());
     assert_eq!(llama["architectures"][0], "LlamaForCausalLM");
     assert_eq!(llama["torch_dtype"], "float32");
-    assert!(llama.get("head_dim").is_none(), "64 / 4 is 16: nothing to state");
+    assert!(
+        llama.get("head_dim").is_none(),
+        "64 / 4 is 16: nothing to state"
+    );
     assert!(llama["rope_scaling"].is_null());
 
-    let wide = config_of(&ToyModel { head_dim: 32, ..ToyModel::default() });
+    let wide = config_of(&ToyModel {
+        head_dim: 32,
+        ..ToyModel::default()
+    });
     assert_eq!(wide["head_dim"], 32);
 
     let mistral = ToyModel::new(Architecture::Mistral);
     assert!(config_of(&mistral)["sliding_window"].is_null());
-    let sliding = ToyModel { sliding_window: Some(64), ..mistral };
+    let sliding = ToyModel {
+        sliding_window: Some(64),
+        ..mistral
+    };
     assert_eq!(config_of(&sliding)["sliding_window"], 64);
 
     let qwen2 = ToyModel::new(Architecture::Qwen2);
     let off = config_of(&qwen2);
-    assert_eq!((&off["use_sliding_window"], &off["sliding_window"]), (&false.into(), &512.into()));
-    let on = config_of(&ToyModel { sliding_window: Some(64), ..qwen2 });
-    assert_eq!((&on["use_sliding_window"], &on["sliding_window"]), (&true.into(), &64.into()));
+    assert_eq!(
+        (&off["use_sliding_window"], &off["sliding_window"]),
+        (&false.into(), &512.into())
+    );
+    let on = config_of(&ToyModel {
+        sliding_window: Some(64),
+        ..qwen2
+    });
+    assert_eq!(
+        (&on["use_sliding_window"], &on["sliding_window"]),
+        (&true.into(), &64.into())
+    );
 
-    let yarn = RopeScaling::Yarn { factor: 4.0, original_context: 128 };
-    let scaled = config_of(&ToyModel { rope_scaling: Some(yarn), ..ToyModel::default() });
+    let yarn = RopeScaling::Yarn {
+        factor: 4.0,
+        original_context: 128,
+    };
+    let scaled = config_of(&ToyModel {
+        rope_scaling: Some(yarn),
+        ..ToyModel::default()
+    });
     assert_eq!(scaled["rope_scaling"]["rope_type"], "yarn");
-    assert_eq!(scaled["rope_scaling"]["original_max_position_embeddings"], 128);
+    assert_eq!(
+        scaled["rope_scaling"]["original_max_position_embeddings"],
+        128
+    );
 }
 
 #[test]
 fn a_vocabulary_that_is_too_small_leaves_the_tokenizer_out() {
     for (vocab, has_tokenizer) in [(258, false), (259, true)] {
         let dir = tempfile::tempdir().unwrap();
-        let model = ToyModel { vocab, ..ToyModel::default() };
+        let model = ToyModel {
+            vocab,
+            ..ToyModel::default()
+        };
         model.write_hf(dir.path(), HfDtype::F32, 1).unwrap();
         assert_eq!(dir.path().join("tokenizer.json").exists(), has_tokenizer);
-        assert_eq!(dir.path().join("tokenizer_config.json").exists(), has_tokenizer);
+        assert_eq!(
+            dir.path().join("tokenizer_config.json").exists(),
+            has_tokenizer
+        );
     }
 }

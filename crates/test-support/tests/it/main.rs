@@ -1,4 +1,3 @@
 //! The written files, read back by independent readers.
 
-mod gguf;
 mod hf;

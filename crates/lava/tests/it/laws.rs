@@ -1,0 +1,221 @@
+//! The laws of the cascade, over odd sizes and degenerate scores.
+
+use std::ops::Range;
+
+use lava::{Cascade, Config, Policy, Profile, Shape, rows_max};
+use proptest::prelude::*;
+
+const ONE_Q20: u64 = 1 << 20;
+
+/// Scores of a layer: spread, full of ties, sharp, all equal, all zero, or one-hot.
+pub(crate) fn scores_strategy(len: Range<usize>) -> impl Strategy<Value = Vec<f32>> {
+    prop_oneof![
+        4 => prop::collection::vec(0.0f32..1.0, len.clone()),
+        2 => prop::collection::vec((0u8..4).prop_map(f32::from), len.clone()),
+        2 => prop::collection::vec((0.0f32..1.0).prop_map(|x| x.powi(40)), len.clone()),
+        1 => len.clone().prop_map(|len| vec![0.5; len]),
+        1 => len.clone().prop_map(|len| vec![0.0; len]),
+        1 => (len, any::<prop::sample::Index>()).prop_map(|(len, hot)| {
+            let mut scores = vec![0.0; len];
+            scores[hot.index(len)] = 3.0;
+            scores
+        }),
+    ]
+}
+
+/// One request that evicts, and the scores `[Hkv, n]` of its layers.
+#[derive(Debug, Clone)]
+struct Request {
+    profile: Profile,
+    config: Config,
+    shape: Shape,
+    budget: usize,
+    scores: Vec<Vec<f32>>,
+}
+
+impl Request {
+    fn cascade(&self) -> Cascade {
+        let cascade = Cascade::new(
+            Policy::Lava(self.profile),
+            &self.config,
+            self.shape,
+            self.budget,
+        )
+        .unwrap();
+        assert!(!cascade.keeps_everything());
+        cascade
+    }
+
+    fn n(&self) -> usize {
+        self.shape.tokens - self.config.window
+    }
+
+    fn finished(&self) -> Cascade {
+        let mut cascade = self.cascade();
+        self.scores
+            .iter()
+            .for_each(|scores| cascade.push_layer(scores).unwrap());
+        cascade
+    }
+}
+
+fn request_strategy() -> impl Strategy<Value = Request> {
+    let profile = prop_oneof![
+        Just(Profile::Exact),
+        Just(Profile::Paper),
+        Just(Profile::Code)
+    ];
+    let alpha = prop_oneof![Just(0u32), Just(200), Just(500), Just(1000), 0u32..=1000];
+    (profile, alpha, 1usize..9, 1usize..6, 2usize..60, 1usize..9)
+        .prop_flat_map(|(profile, alpha_milli, layers, kv_heads, n, window)| {
+            let budgets = window + 1..window + n;
+            let layer = scores_strategy(kv_heads * n..kv_heads * n + 1);
+            let scores = prop::collection::vec(layer, layers);
+            let config = Config {
+                window,
+                alpha_milli,
+                ..Config::default()
+            };
+            let shape = Shape {
+                layers,
+                kv_heads,
+                tokens: window + n,
+            };
+            (Just((profile, config, shape)), budgets, scores)
+        })
+        .prop_map(|((profile, config, shape), budget, scores)| Request {
+            profile,
+            config,
+            shape,
+            budget,
+            scores,
+        })
+}
+
+/// What the cascade says of its finished layers: kept, certain, orders.
+type View = Vec<(Vec<usize>, Vec<usize>, Vec<Vec<u32>>)>;
+
+fn view(cascade: &Cascade, kv_heads: usize) -> View {
+    (0..cascade.layers_done())
+        .map(|layer| {
+            let orders = (0..kv_heads)
+                .map(|head| cascade.head_order(layer, head).to_vec())
+                .collect();
+            (
+                cascade.kept(layer).to_vec(),
+                cascade.certain(layer).to_vec(),
+                orders,
+            )
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn kept_sets_are_nested_and_certain_prefixes_grow_until_both_meet(request in request_strategy()) {
+        let kv_heads = request.shape.kv_heads;
+        let mut cascade = request.cascade();
+        let mut before = View::new();
+        for scores in &request.scores {
+            cascade.push_layer(scores).unwrap();
+            let after = view(&cascade, kv_heads);
+            for ((kept, certain, orders), (kept_before, certain_before, orders_before)) in
+                after.iter().zip(&before)
+            {
+                for head in 0..kv_heads {
+                    prop_assert!(kept[head] <= kept_before[head]);
+                    prop_assert!(certain[head] >= certain_before[head]);
+                    prop_assert!(orders_before[head].starts_with(&orders[head]));
+                }
+            }
+            for (kept, certain, orders) in &after {
+                for head in 0..kv_heads {
+                    prop_assert!(certain[head] <= kept[head]);
+                    prop_assert_eq!(kept[head], orders[head].len());
+                }
+            }
+            before = after;
+        }
+        for (kept, certain, _) in &before {
+            prop_assert_eq!(kept, certain);
+        }
+    }
+
+    #[test]
+    fn a_head_keeps_the_beginning_of_its_own_ranking(request in request_strategy()) {
+        let cascade = request.finished();
+        for (layer, scores) in request.scores.iter().enumerate() {
+            for (head, scores) in scores.chunks(request.n()).enumerate() {
+                let ranking = lava::reference::order(scores);
+                prop_assert!(ranking.starts_with(cascade.head_order(layer, head)));
+            }
+        }
+    }
+
+    #[test]
+    fn certain_rows_survive_whatever_the_later_layers_are(
+        request in request_strategy(),
+        step in any::<prop::sample::Index>(),
+        sharp in any::<bool>(),
+    ) {
+        let step = step.index(request.shape.layers);
+        let mut cascade = request.cascade();
+        request.scores[..=step].iter().for_each(|scores| cascade.push_layer(scores).unwrap());
+        let certain: Vec<Vec<usize>> = (0..=step).map(|layer| cascade.certain(layer).to_vec()).collect();
+        let orders = view(&cascade, request.shape.kv_heads);
+
+        // The two extremes: later layers of entropy one, which take the most, and of entropy zero.
+        let entries = request.shape.kv_heads * request.n();
+        let later = vec![if sharp { 0.0 } else { 1.0 }; entries];
+        (step + 1..request.shape.layers).for_each(|_| cascade.push_layer(&later).unwrap());
+        for layer in 0..=step {
+            for head in 0..request.shape.kv_heads {
+                let certain = &orders[layer].2[head][..certain[layer][head]];
+                prop_assert!(cascade.head_order(layer, head).starts_with(certain));
+            }
+        }
+    }
+
+    #[test]
+    fn the_exact_profile_keeps_exactly_its_integer_budgets(request in request_strategy()) {
+        let request = Request { profile: Profile::Exact, ..request };
+        let Shape { layers, kv_heads, .. } = request.shape;
+        let total = (layers * kv_heads * (request.budget - request.config.window)) as u64;
+        let cascade = request.finished();
+        let q20: Vec<u64> =
+            (0..layers).map(|layer| u64::from(cascade.plan(layer).unwrap().entropy_q20())).collect();
+        prop_assert!(q20.iter().all(|q20| (1..=ONE_Q20).contains(q20)));
+        let sum: u64 = q20.iter().sum();
+        let mut budgets = 0;
+        for (layer, q20) in q20.iter().enumerate() {
+            let budget = total * q20 / sum;
+            budgets += budget;
+            prop_assert_eq!(cascade.plan(layer).unwrap().cut().budget as u64, budget);
+            let kept: usize = cascade.kept(layer).iter().sum();
+            prop_assert_eq!(kept as u64, budget.min((kv_heads * request.n()) as u64));
+        }
+        prop_assert!(budgets <= total && total - budgets < layers as u64);
+    }
+
+    #[test]
+    fn no_step_of_the_cascade_holds_more_rows_than_reserved(request in request_strategy()) {
+        let policy = Policy::Lava(request.profile);
+        let max = rows_max(policy, &request.config, request.shape, request.budget);
+        let mut cascade = request.cascade();
+        for scores in &request.scores {
+            cascade.push_layer(scores).unwrap();
+            prop_assert!(cascade.rows_kept() <= max, "{} of {max}", cascade.rows_kept());
+        }
+    }
+
+    #[test]
+    fn equal_scores_leave_every_layer_with_the_same_rows(request in request_strategy()) {
+        let Shape { layers, kv_heads, .. } = request.shape;
+        let scores = vec![vec![0.25; kv_heads * request.n()]; layers];
+        let request = Request { scores, profile: Profile::Exact, ..request };
+        let cascade = request.finished();
+        let rows = layers * kv_heads * request.budget;
+        prop_assert_eq!(cascade.rows_kept(), rows);
+        prop_assert_eq!(rows, rows_max(Policy::Lava(Profile::Exact), &request.config, request.shape, request.budget));
+    }
+}

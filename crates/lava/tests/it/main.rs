@@ -1,0 +1,7 @@
+//! The crate against its reference vectors, its laws, and its slow oracles.
+
+mod golden;
+mod inputs;
+mod laws;
+mod more_vectors;
+mod oracles;
