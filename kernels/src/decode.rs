@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::lanes;
 use crate::rows::PageRows;
+use crate::vectorised::vectorised;
 
 /// Multiply-adds of one step under which waking the other threads costs more than it saves.
 const PARALLEL_MIN: usize = 1 << 18;
@@ -65,16 +66,13 @@ impl Scratch {
         }
         self.score(head, d);
         let rows = head.rows;
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for weights in self.weights.chunks_exact_mut(rows) {
-                    let max = lanes::max(weights);
-                    let norm = 1.0 / lanes::exp_and_sum(weights, max);
-                    weights.iter_mut().for_each(|w| *w *= norm);
-                }
-            },
-        );
+        vectorised!({
+            for weights in self.weights.chunks_exact_mut(rows) {
+                let max = lanes::max(weights);
+                let norm = 1.0 / lanes::exp_and_sum(weights, max);
+                weights.iter_mut().for_each(|w| *w *= norm);
+            }
+        });
         self.mix(out, head, d);
     }
 
@@ -86,17 +84,14 @@ impl Scratch {
             let rows = head.page_rows.min(head.rows.saturating_sub(start));
             let keys = page.slice(0, rows * d).widen(&mut self.page);
             let weights = &mut self.weights;
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    let per_query = weights.chunks_exact_mut(head.rows);
-                    for (query, weights) in head.queries.chunks_exact(d).zip(per_query) {
-                        for (w, key) in weights[start..].iter_mut().zip(keys.chunks_exact(d)) {
-                            *w = lanes::dot(query, key) * scale;
-                        }
+            vectorised!({
+                let per_query = weights.chunks_exact_mut(head.rows);
+                for (query, weights) in head.queries.chunks_exact(d).zip(per_query) {
+                    for (w, key) in weights[start..].iter_mut().zip(keys.chunks_exact(d)) {
+                        *w = lanes::dot(query, key) * scale;
                     }
-                },
-            );
+                }
+            });
         }
     }
 
@@ -107,17 +102,14 @@ impl Scratch {
             let values = page.slice(head.page_rows * d, rows * d);
             let values = values.widen(&mut self.page);
             let weights = &self.weights;
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    let per_query = weights.chunks_exact(head.rows);
-                    for (out, weights) in out.chunks_exact_mut(d).zip(per_query) {
-                        for (w, value) in weights[start..].iter().zip(values.chunks_exact(d)) {
-                            lanes::add_scaled(out, *w, value);
-                        }
+            vectorised!({
+                let per_query = weights.chunks_exact(head.rows);
+                for (out, weights) in out.chunks_exact_mut(d).zip(per_query) {
+                    for (w, value) in weights[start..].iter().zip(values.chunks_exact(d)) {
+                        lanes::add_scaled(out, *w, value);
                     }
-                },
-            );
+                }
+            });
         }
     }
 }

@@ -14,6 +14,7 @@ mod prefill;
 pub mod reference;
 mod rope;
 mod rows;
+mod vectorised;
 mod window;
 
 pub use decode::{DecodeHead, decode_attention};

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::gemm::{Strided, add_product, product_transposed};
 use crate::lanes;
+use crate::vectorised::vectorised;
 
 /// Query tokens of one task. With G query heads each, a tile has 32 G rows: enough for the product
 /// to run at speed, small enough to stay in L2 with its scores.
@@ -137,35 +138,32 @@ impl Tile {
     /// Turns the scores of keys `start..start + keys` into unnormalised weights and rescales what
     /// earlier keys left, row by row (online softmax).
     fn softmax_step(&mut self, g: usize, first: usize, start: usize, keys: usize, d: usize) {
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                let rows = self.scores.chunks_exact_mut(keys).take(self.tokens * g);
-                for (row, scores) in rows.enumerate() {
-                    let visible = (first + row / g + 1).saturating_sub(start).min(keys);
-                    let (seen, masked) = scores.split_at_mut(visible);
-                    masked.fill(0.0);
-                    if seen.is_empty() {
-                        continue;
-                    }
-                    let old = self.row_max[row];
-                    let new = lanes::max(seen).max(old);
-                    let sum = lanes::exp_and_sum(seen, new);
-                    let keep = if old == f32::NEG_INFINITY {
-                        0.0
-                    } else {
-                        crate::exp::exp_nonpositive(old - new)
-                    };
-                    self.row_max[row] = new;
-                    self.row_sum[row] = self.row_sum[row].mul_add(keep, sum);
-                    if keep != 1.0 {
-                        for x in &mut self.acc[row * d..(row + 1) * d] {
-                            *x *= keep;
-                        }
+        vectorised!({
+            let rows = self.scores.chunks_exact_mut(keys).take(self.tokens * g);
+            for (row, scores) in rows.enumerate() {
+                let visible = (first + row / g + 1).saturating_sub(start).min(keys);
+                let (seen, masked) = scores.split_at_mut(visible);
+                masked.fill(0.0);
+                if seen.is_empty() {
+                    continue;
+                }
+                let old = self.row_max[row];
+                let new = lanes::max(seen).max(old);
+                let sum = lanes::exp_and_sum(seen, new);
+                let keep = if old == f32::NEG_INFINITY {
+                    0.0
+                } else {
+                    crate::exp::exp_nonpositive(old - new)
+                };
+                self.row_max[row] = new;
+                self.row_sum[row] = self.row_sum[row].mul_add(keep, sum);
+                if keep != 1.0 {
+                    for x in &mut self.acc[row * d..(row + 1) * d] {
+                        *x *= keep;
                     }
                 }
-            },
-        );
+            }
+        });
     }
 
     fn store(&self, out: &mut [f32], h: usize, s: &AttentionShape) {

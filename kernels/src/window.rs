@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::gemm::{Strided, product_transposed};
 use crate::lanes;
 use crate::prefill::AttentionShape;
+use crate::vectorised::vectorised;
 
 /// Keys of one inner step.
 const KEY_TILE: usize = 512;
@@ -37,16 +38,13 @@ pub fn window_mean_attention(out: &mut [f32], q: &[f32], k: &[f32], shape: &Atte
 pub fn value_norms(v: &[f32], rows: usize, kv_heads: usize, head_dim: usize) -> Vec<f32> {
     assert!(v.len() >= rows * kv_heads * head_dim);
     let mut out = vec![0.0f32; kv_heads];
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for token in v.chunks_exact(kv_heads * head_dim).take(rows) {
-                for (norm, row) in out.iter_mut().zip(token.chunks_exact(head_dim)) {
-                    *norm = norm.max(lanes::abs_sum(row));
-                }
+    vectorised!({
+        for token in v.chunks_exact(kv_heads * head_dim).take(rows) {
+            for (norm, row) in out.iter_mut().zip(token.chunks_exact(head_dim)) {
+                *norm = norm.max(lanes::abs_sum(row));
             }
-        },
-    );
+        }
+    });
     out
 }
 
@@ -87,29 +85,26 @@ impl Head {
         for start in (0..s.keys).step_by(KEY_TILE) {
             let keys = KEY_TILE.min(s.keys - start);
             self.score(k, h, start, keys, s);
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    let rows = self.scores.chunks_exact_mut(keys).take(s.queries);
-                    for (row, scores) in rows.enumerate() {
-                        let end = s.first_position() + row + 1;
-                        let seen = &mut scores[..end.saturating_sub(start).min(keys)];
-                        if seen.is_empty() {
-                            continue;
-                        }
-                        let old = self.row_max[row];
-                        let new = lanes::max(seen).max(old);
-                        let sum = lanes::exp_and_sum(seen, new);
-                        let before = if old == f32::NEG_INFINITY {
-                            0.0
-                        } else {
-                            self.row_sum[row] * crate::exp::exp_nonpositive(old - new)
-                        };
-                        self.row_max[row] = new;
-                        self.row_sum[row] = before + sum;
+            vectorised!({
+                let rows = self.scores.chunks_exact_mut(keys).take(s.queries);
+                for (row, scores) in rows.enumerate() {
+                    let end = s.first_position() + row + 1;
+                    let seen = &mut scores[..end.saturating_sub(start).min(keys)];
+                    if seen.is_empty() {
+                        continue;
                     }
-                },
-            );
+                    let old = self.row_max[row];
+                    let new = lanes::max(seen).max(old);
+                    let sum = lanes::exp_and_sum(seen, new);
+                    let before = if old == f32::NEG_INFINITY {
+                        0.0
+                    } else {
+                        self.row_sum[row] * crate::exp::exp_nonpositive(old - new)
+                    };
+                    self.row_max[row] = new;
+                    self.row_sum[row] = before + sum;
+                }
+            });
         }
     }
 
@@ -120,17 +115,14 @@ impl Head {
             let keys = KEY_TILE.min(n - start);
             self.score(k, h, start, keys, s);
             let out = &mut out[start..start + keys];
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    let rows = self.scores.chunks_exact_mut(keys).take(s.queries);
-                    for (row, scores) in rows.enumerate() {
-                        lanes::exp_and_sum(scores, self.row_max[row]);
-                        let weight = 1.0 / (self.row_sum[row] * s.queries as f32);
-                        lanes::add_scaled(out, weight, scores);
-                    }
-                },
-            );
+            vectorised!({
+                let rows = self.scores.chunks_exact_mut(keys).take(s.queries);
+                for (row, scores) in rows.enumerate() {
+                    lanes::exp_and_sum(scores, self.row_max[row]);
+                    let weight = 1.0 / (self.row_sum[row] * s.queries as f32);
+                    lanes::add_scaled(out, weight, scores);
+                }
+            });
         }
     }
 }

@@ -16,8 +16,9 @@ pub struct Cut {
 /// Shares the request's entries among its finished layers, each by its entropy `e`:
 /// after layer `m`, layer `l` gets `total · e_l / E_m` with `E_m = SUM_{j<=m} e_j`.
 ///
-/// Later entropies are at most 1, so `E` ends at most at `E_m + (L - 1 - m)`, and `total · e_l /
-/// (E_m + L - 1 - m)` entries are certain (`plan` and `lower_bound` of `tests/data/reference.py`).
+/// Later entropies are at most 1, so `E` ends at most at `E_m + (L - 1 - m)`, and
+/// `total · e_l / (E_m + (L - 1 - m))` entries are certain.
+/// These are `plan` and `lower_bound` of `tests/data/reference.py`.
 #[derive(Debug, Clone)]
 pub(crate) struct Budgets {
     /// Layers that are not finished.
@@ -149,6 +150,20 @@ mod tests {
                     certain: 8
                 }
             );
+        }
+    }
+
+    #[test]
+    fn an_entropy_below_one_step_weighs_one_step() {
+        for (profile, total) in [
+            (Profile::Exact, 24),
+            (Profile::Paper, 8),
+            (Profile::Code, 8),
+        ] {
+            let mut budgets = Budgets::new(profile, 2, 3, 4);
+            budgets.add_layer(0.0);
+            budgets.add_layer(1.0 / f64::from(ONE_Q20));
+            assert_eq!(budgets.cut(0.0).budget, total / 2);
         }
     }
 

@@ -28,8 +28,8 @@ pub enum Error {
         /// The window's entries per KV head and layer.
         window: usize,
     },
-    /// The request is larger than entries can be numbered: `Hkv · n` in 32 bits, `Hkv` in 16, `L ·
-    /// Hkv · N` in 64.
+    /// The request has more entries than can be numbered: `Hkv` in 16 bits, `Hkv · N` in 32,
+    /// `L · Hkv · N` in 64.
     #[error(
         "{layers} layers of {kv_heads} KV heads and {tokens} tokens are more entries than can be numbered"
     )]

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+// In reading order.
 mod policy;
 
 mod config;

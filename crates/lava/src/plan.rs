@@ -133,3 +133,20 @@ fn free_slack<T>(entries: &mut Vec<T>) {
         entries.shrink_to_fit();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Profile};
+
+    #[test]
+    fn a_smaller_cut_gives_memory_back() {
+        let rule = Rule::new(Profile::Exact, &Config::default(), 2, 500, 100);
+        let scores: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+        let cut = |budget| Cut { budget, certain: 0 };
+        let mut plan = LayerPlan::new(&rule, &scores, 1.0, cut(1000));
+        plan.recut(&rule, cut(10));
+        assert_eq!(plan.heads.capacity(), 10);
+        assert!(plan.head_order.iter().all(|order| order.capacity() <= 10));
+    }
+}

@@ -31,8 +31,8 @@ fn key(score: f32, index: usize) -> u64 {
     u64::from(!score.to_bits()) << 32 | index as u64
 }
 
-/// The KV head of each of the `count` best entries of a layer. `scores` `[Hkv, n]`, `Hkv` at most
-/// 2^16.
+/// The KV head of each of the `count` best entries of a layer, best first. `scores` `[Hkv, n]`,
+/// `Hkv` at most 2^16.
 pub fn best_heads(scores: &[f32], kv_heads: usize, count: usize) -> Vec<u16> {
     let n = (scores.len() / kv_heads) as u32;
     best(scores, count)
@@ -42,14 +42,18 @@ pub fn best_heads(scores: &[f32], kv_heads: usize, count: usize) -> Vec<u16> {
 }
 
 /// The KV heads of the first `cut` entries in the mixed order of a layer, whose every prefix
-/// honours the head floor: among the first `x`, head `h` has within `Hkv` of `(1 - alpha) · c_h(x)
-/// + alpha · x / Hkv` entries, its own best, where `c_h(x)` counts its entries among the `x` best
-/// of the layer. `alpha` = 0 gives [`best_heads`].
+/// honours the head floor: with `c_h(x)` the entries of head `h` among the `x` best of the layer,
+/// the first `x` entries of the mixed order hold the best entries of head `h`, and fewer than `Hkv`
+/// more or less than
 ///
-/// Walks the layer's ranking; each step earns every head `alpha / Hkv` and the step's head `1 -
-/// alpha` more, and a head emits as soon as it has earned a whole entry (`mixed_order` of
-/// `tests/data/reference.py`). After `x` steps more than `x - Hkv` entries are out, so `cut + Hkv`
-/// steps suffice.
+/// ```text
+/// (1 - alpha) · c_h(x) + alpha · x / Hkv
+/// ```
+///
+/// `alpha` = 0 gives [`best_heads`]. Walks the layer's ranking: each step earns every head
+/// `alpha / Hkv` and the head of that step `1 - alpha` more, and a head emits an entry once it has
+/// earned it (`mixed_order` of `tests/data/reference.py`). After `x` steps more than `x - Hkv`
+/// entries are out, so `cut + Hkv` steps suffice.
 pub fn mixed_heads(scores: &[f32], kv_heads: usize, alpha_milli: u32, cut: usize) -> Vec<u16> {
     let walk = best_heads(scores, kv_heads, cut.saturating_add(kv_heads));
     let even = u64::from(alpha_milli);

@@ -63,6 +63,7 @@ fn gcd(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Cascade;
 
     const SHAPE: Shape = Shape {
         layers: 32,
@@ -100,6 +101,31 @@ mod tests {
             SHAPE,
             128,
             (32.0 * 8.0 * 134.2) as usize,
+        );
+    }
+
+    #[test]
+    fn a_whole_layer_under_the_released_code_nearly_fills_the_reservation() {
+        let config = Config {
+            window: 4,
+            ..Config::default()
+        };
+        let shape = Shape {
+            layers: 4,
+            kv_heads: 1,
+            tokens: 68,
+        };
+        let policy = Policy::Lava(Profile::Code);
+        let mut cascade = Cascade::new(policy, &config, shape, 29).unwrap();
+        cascade.push_layer(&[1.0; 64]).unwrap();
+        let mut two = [0.0; 64];
+        two[..2].fill(1.0);
+        (0..3).for_each(|_| cascade.push_layer(&two).unwrap());
+        // Budgets 66, 11, 11, 11: one layer whole, three of 0.8 · 11 + int(0.2 · 29), rounded.
+        assert_eq!(cascade.rows_kept(), 64 + 3 * 14 + 4 * 4);
+        assert_eq!(
+            rows_max(policy, &config, shape, 29),
+            cascade.rows_kept() + 2
         );
     }
 

@@ -76,3 +76,16 @@ pub(crate) fn code_floor(config: &Config, budget: usize) -> usize {
 fn alpha(alpha_milli: u32) -> f64 {
     f64::from(alpha_milli) / 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_released_code_keeps_a_head_whole_only_if_the_budget_exceeds_it() {
+        let rule = Rule::new(Profile::Code, &Config::default(), 2, 100, 40);
+        assert_eq!(rule.head_len(101, 100), 100);
+        assert_eq!(rule.head_len(100, 100), 88); // 0.8 · 100 + int(0.2 · 40)
+        assert_eq!(rule.head_len(0, 0), 8);
+    }
+}

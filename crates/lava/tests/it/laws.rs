@@ -46,6 +46,15 @@ impl Request {
         cascade
     }
 
+    fn rows_max(&self) -> usize {
+        rows_max(
+            Policy::Lava(self.profile),
+            &self.config,
+            self.shape,
+            self.budget,
+        )
+    }
+
     fn n(&self) -> usize {
         self.shape.tokens - self.config.window
     }
@@ -112,7 +121,9 @@ fn view(cascade: &Cascade, kv_heads: usize) -> View {
 
 proptest! {
     #[test]
-    fn kept_sets_are_nested_and_certain_prefixes_grow_until_both_meet(request in request_strategy()) {
+    fn kept_sets_are_nested_and_certain_prefixes_grow_until_both_meet(
+        request in request_strategy(),
+    ) {
         let kv_heads = request.shape.kv_heads;
         let mut cascade = request.cascade();
         let mut before = View::new();
@@ -156,21 +167,18 @@ proptest! {
     fn certain_rows_survive_whatever_the_later_layers_are(
         request in request_strategy(),
         step in any::<prop::sample::Index>(),
-        sharp in any::<bool>(),
+        later in scores_strategy(5 * 60..5 * 60 + 1),
     ) {
         let step = step.index(request.shape.layers);
         let mut cascade = request.cascade();
         request.scores[..=step].iter().for_each(|scores| cascade.push_layer(scores).unwrap());
-        let certain: Vec<Vec<usize>> = (0..=step).map(|layer| cascade.certain(layer).to_vec()).collect();
-        let orders = view(&cascade, request.shape.kv_heads);
+        let before = view(&cascade, request.shape.kv_heads);
 
-        // The two extremes: later layers of entropy one, which take the most, and of entropy zero.
-        let entries = request.shape.kv_heads * request.n();
-        let later = vec![if sharp { 0.0 } else { 1.0 }; entries];
-        (step + 1..request.shape.layers).for_each(|_| cascade.push_layer(&later).unwrap());
-        for layer in 0..=step {
-            for head in 0..request.shape.kv_heads {
-                let certain = &orders[layer].2[head][..certain[layer][head]];
+        let later = &later[..request.shape.kv_heads * request.n()];
+        (step + 1..request.shape.layers).for_each(|_| cascade.push_layer(later).unwrap());
+        for (layer, (_, certain, orders)) in before.iter().enumerate() {
+            for (head, order) in orders.iter().enumerate() {
+                let certain = &order[..certain[head]];
                 prop_assert!(cascade.head_order(layer, head).starts_with(certain));
             }
         }
@@ -182,8 +190,8 @@ proptest! {
         let Shape { layers, kv_heads, .. } = request.shape;
         let total = (layers * kv_heads * (request.budget - request.config.window)) as u64;
         let cascade = request.finished();
-        let q20: Vec<u64> =
-            (0..layers).map(|layer| u64::from(cascade.plan(layer).unwrap().entropy_q20())).collect();
+        let plans = || (0..layers).map(|layer| cascade.plan(layer).unwrap());
+        let q20: Vec<u64> = plans().map(|plan| u64::from(plan.entropy_q20())).collect();
         prop_assert!(q20.iter().all(|q20| (1..=ONE_Q20).contains(q20)));
         let sum: u64 = q20.iter().sum();
         let mut budgets = 0;
@@ -199,8 +207,7 @@ proptest! {
 
     #[test]
     fn no_step_of_the_cascade_holds_more_rows_than_reserved(request in request_strategy()) {
-        let policy = Policy::Lava(request.profile);
-        let max = rows_max(policy, &request.config, request.shape, request.budget);
+        let max = request.rows_max();
         let mut cascade = request.cascade();
         for scores in &request.scores {
             cascade.push_layer(scores).unwrap();
@@ -209,13 +216,24 @@ proptest! {
     }
 
     #[test]
-    fn equal_scores_leave_every_layer_with_the_same_rows(request in request_strategy()) {
+    fn budgets_never_sum_to_more_than_what_is_contested(request in request_strategy()) {
+        let Shape { layers, kv_heads, .. } = request.shape;
+        let heads = if request.profile == Profile::Exact { kv_heads } else { 1 };
+        let total = layers * heads * (request.budget - request.config.window);
+        let mut cascade = request.cascade();
+        for scores in &request.scores {
+            cascade.push_layer(scores).unwrap();
+            let done = 0..cascade.layers_done();
+            let budgets = done.map(|layer| cascade.plan(layer).unwrap().cut().budget);
+            prop_assert!(budgets.sum::<usize>() <= total);
+        }
+    }
+
+    #[test]
+    fn equal_scores_use_up_what_the_exact_profile_reserves(request in request_strategy()) {
         let Shape { layers, kv_heads, .. } = request.shape;
         let scores = vec![vec![0.25; kv_heads * request.n()]; layers];
         let request = Request { scores, profile: Profile::Exact, ..request };
-        let cascade = request.finished();
-        let rows = layers * kv_heads * request.budget;
-        prop_assert_eq!(cascade.rows_kept(), rows);
-        prop_assert_eq!(rows, rows_max(Policy::Lava(Profile::Exact), &request.config, request.shape, request.budget));
+        prop_assert_eq!(request.finished().rows_kept(), request.rows_max());
     }
 }
