@@ -1,0 +1,19 @@
+//! The real vocabularies that tests use.
+
+use std::path::PathBuf;
+
+use lava_gguf::Gguf;
+
+pub(crate) fn smollm2() -> Gguf {
+    open("SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+pub(crate) fn qwen2() -> Gguf {
+    open("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf")
+}
+
+fn open(file: &str) -> Gguf {
+    let folder = std::env::var_os("LAVA_MODELS")
+        .expect("LAVA_MODELS is not set: run `cargo xtask test`, which fetches the models");
+    Gguf::open(&PathBuf::from(folder).join(file)).unwrap()
+}
