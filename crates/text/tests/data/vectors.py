@@ -2,6 +2,9 @@
 
     pip install xllamacpp==2026.10.11549        (llama.cpp with its HTTP server, as a wheel)
     python3 vectors.py SMOLLM2.gguf QWEN2.gguf > vectors.json
+
+No string holds "</s>": llama.cpp takes it for a control token in any vocabulary that spells it, also in Qwen2's, whose own
+tokenizer.json does not.
 """
 import json, sys, urllib.request
 import xllamacpp
@@ -13,7 +16,7 @@ STRINGS = [
     "café naïve façade Ångström", "cafe\u0301 decomposed", "Übergrößenträger straße", "Привет, мир! Как дела?", "Γειά σου Κόσμε",
     "你好，世界！今天天气怎么样？", "こんにちは世界。カタカナとひらがな", "안녕하세요 세계", "שלום עולם", "مرحبا بالعالم", "हिन्दी में लिखा",
     "👋🌍 emoji 👩‍👩‍👧‍👦 🇫🇷 ✈️", "I'm you're he'll WE'VE SHE'D It'S don't", "a\u00a0b\u2003c\u200bd", "\u0000\u0001\u007f", "x" * 100, "=" * 40 + "-" * 40,
-    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "text <|im_end|> in the middle<|endoftext|>", "<|not_a_marker|> <s> </s> [INST]",
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "text <|im_end|> in the middle<|endoftext|>", "<|not_a_marker|> <s> [INST]",
     "The quick brown fox jumps over the lazy dog. " * 5, "MiXeD CaSe wOrDs123abc456", "...?!;:---___***", "ﬁ ligature ½ ² ① Ⅷ",
 ]
 CHATS = [
