@@ -67,6 +67,7 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
         prompt_tokens: tokens.len(),
         answer,
         finish,
+        weight_bytes: model.weight_bytes(),
         full_bytes: model
             .config()
             .full_cache_bytes(tokens.len(), pages.dtype.bytes()),

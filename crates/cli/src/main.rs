@@ -32,10 +32,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("LAVA_LOG"))
-        .with_writer(std::io::stderr)
-        .init();
     let result = match Cli::parse().command {
         Command::Generate(options) => generate::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Golden(options) => golden::run(&options),

@@ -38,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) prompt_tokens: usize,
     pub(crate) answer: Answer,
     pub(crate) finish: FinishReason,
+    /// Of the weight matrices as they are held.
+    pub(crate) weight_bytes: usize,
     /// Of the uncompressed cache of the prompt, in the same row dtype.
     pub(crate) full_bytes: usize,
     /// Of the kept rows after prefill.
@@ -64,6 +66,7 @@ impl Report {
             self.answer.tokens.len(),
             self.finish.name()
         );
+        println!("weights         {}", bytes(self.weight_bytes));
         println!("full cache      {}", bytes(self.full_bytes));
         println!(
             "kept            {} in {} rows: {:.1} % of the full cache",
@@ -109,6 +112,7 @@ impl Report {
             "text": self.answer.text,
             "tokens": tokens,
             "finish_reason": self.finish.name(),
+            "weight_bytes": self.weight_bytes,
             "full_cache_bytes": self.full_bytes,
             "kept_bytes": self.kept_bytes,
             "rows_kept": self.rows_kept,

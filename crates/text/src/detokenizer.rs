@@ -4,41 +4,22 @@ use crate::tokenizer::Tokenizer;
 
 /// Turns one answer's ids into text piece by piece. A character whose bytes are spread over several
 /// tokens is held back until it is whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Detokenizer {
     /// Bytes of an unfinished character: at most 3.
     pending: Vec<u8>,
-    /// The next text begins with a space that is not its own.
-    strip_space: bool,
 }
 
 impl Detokenizer {
-    /// For an answer that goes on after a prompt (no first space is dropped).
+    /// Nothing pushed yet.
     pub fn new() -> Self {
-        Self {
-            pending: Vec::new(),
-            strip_space: false,
-        }
-    }
-
-    /// For a text from its beginning: drops the first space if `tokenizer` adds one.
-    pub fn from_start(tokenizer: &Tokenizer) -> Self {
-        Self {
-            pending: Vec::new(),
-            strip_space: tokenizer.strips_first_space(),
-        }
+        Self::default()
     }
 
     /// The text that `id` completes; often empty, never half a character. Bytes that cannot become
     /// UTF-8 turn into U+FFFD.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
         self.pending.extend(tokenizer.bytes(id));
-        if self.strip_space && !self.pending.is_empty() {
-            self.strip_space = false;
-            if self.pending[0] == b' ' {
-                self.pending.remove(0);
-            }
-        }
         let whole = self.pending.len() - unfinished(&self.pending);
         let bytes: Vec<u8> = self.pending.drain(..whole).collect();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -48,12 +29,6 @@ impl Detokenizer {
     pub fn finish(&mut self) -> String {
         let bytes = std::mem::take(&mut self.pending);
         String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-impl Default for Detokenizer {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

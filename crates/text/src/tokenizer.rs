@@ -101,19 +101,16 @@ impl Tokenizer {
     /// The ids of a text. Markers such as `<|im_start|>` in it become their own ids. `wrap` adds what
     /// the model wants around a plain prompt (often a first token); a chat template does so itself.
     ///
+    /// A character that the vocabulary cannot spell is dropped; byte-level vocabularies spell all.
+    ///
     /// # Errors
-    /// The vocabulary cannot spell the text.
+    /// The tokenizer library refused the text.
     pub fn encode(&self, text: &str, wrap: bool) -> Result<Vec<u32>, TextError> {
         let encoding = self.inner.encode_fast(text, wrap);
         let encoding = encoding.map_err(|error| TextError::Encode {
             reason: error.to_string(),
         })?;
         Ok(encoding.get_ids().to_vec())
-    }
-
-    /// Number of ids, added ones included.
-    pub fn vocabulary(&self) -> usize {
-        self.inner.get_vocab_size(true)
     }
 
     /// The id of a token by its text.
@@ -137,11 +134,6 @@ impl Tokenizer {
             (None, Some(token)) => self.spelling.bytes(&token),
             (None, None) => Vec::new(),
         }
-    }
-
-    /// Whether the first space of a text is the vocabulary's own and not the text's.
-    pub(crate) fn strips_first_space(&self) -> bool {
-        self.spelling == Spelling::SentencePiece
     }
 }
 

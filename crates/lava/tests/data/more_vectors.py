@@ -8,7 +8,9 @@ order, so another language gets the same bits (`scores_fnv`). Ranking, entropies
 of reference.py; added here is what it leaves out:
   * a request that fits its budget keeps everything;
   * an entropy weighs at least 2^-20, also in the profiles `paper` and `code`, which would divide zero by zero.
-Results that hang on the last bit of an f64 sum are refused (`robust`), so all integers are portable.
+Results that hang on the last bit of an f64 sum are refused (`robust`), so all integers are portable. A refused case
+tries other seeds (plus 1000 at a time). Where no seed helps, because equal entropies divide the budget evenly and every
+quotient is an integer but for rounding, the case is left out in `paper` and `code`, and `main` prints it.
 """
 import json, os, struct
 import numpy as np
@@ -25,6 +27,9 @@ def rows(g, kind, heads, n, squarings):
         x[:] = 0.25
     elif kind == "one_hot":
         x[g.u64() % heads, g.u64() % n] = 0.5
+    elif kind == "sharp":                                          # an entropy of a few 2^-20
+        i = g.u64() % n
+        x[0, i], x[0, (i + 1) % n] = 0.5, 2.0 ** -21
     elif kind == "random":
         x = np.array([[F(g.u64() >> 52) / F(4096) for _ in range(n)] for _ in range(heads)], F)
         for _ in range(squarings):
@@ -124,11 +129,8 @@ def expected(case):
     certain = [[ref.kept_lengths(x, y) for x, y in zip(layers, b)] for b in bounds]
     order = [[fnv(b"".join(struct.pack("<I", p) for p in x.rank[h, :kept[-1][l][h]])) for h in range(H)]
              for l, x in enumerate(layers)]
-    # Only the first, the middle and the last step of the cascade, to keep the file small.
-    steps = sorted({0, L // 2, L - 1})
-    return dict(keeps_everything=False, scores_fnv=hashes, entropy_q20=[x.eq for x in layers], steps=steps,
-                budgets=[budgets[m] for m in steps], lower_bounds=[bounds[m] for m in steps],
-                kept=[kept[m] for m in steps], certain=[certain[m] for m in steps], order_fnv=order)
+    return dict(keeps_everything=False, scores_fnv=hashes, entropy_q20=[x.eq for x in layers],
+                budgets=budgets, lower_bounds=bounds, kept=kept, certain=certain, order_fnv=order)
 
 
 # ----------------------------------------------------------------------------- the cases
@@ -152,6 +154,9 @@ VARIANTS = [
     dict(kinds=["equal"], Hkv=3, Hq=3, L=5, b=23), dict(kinds=["random", "zero", "equal", "one_hot"]),
     dict(kinds=["one_hot", "random"], pool="none"), dict(kinds=["zero", "one_hot"], L=6, Hkv=1, Hq=1),
     dict(kinds=["equal", "random"], alpha_milli=0), dict(kinds=["equal", "random"], alpha_milli=500),
+    # Entropies next to the smallest weight; a first budget of exactly n per KV head.
+    dict(kinds=["zero", "sharp"], pool="none"), dict(kinds=["sharp", "one_hot", "zero"], pool="none", Hkv=1, Hq=1),
+    dict(L=2, b=49), dict(L=2, b=49, alpha_milli=500, pool="none"),
 ]
 
 
@@ -160,12 +165,15 @@ def main():
     for variant in VARIANTS:
         for profile in ("exact", "paper", "code"):
             seed += 1
-            case = dict(BASE, **variant, profile=profile, seed=seed)
-            want = expected(case)
-            if want is None:
-                refused += 1
+            for attempt in range(40):
+                case = dict(BASE, **variant, profile=profile, seed=seed + 1000 * attempt)
+                want = expected(case)
+                if want is not None:
+                    cases.append(dict(case, expected=want))
+                    break
             else:
-                cases.append(dict(case, expected=want))
+                refused += 1
+                print("no seed is robust:", profile, variant)
     here = os.path.dirname(os.path.abspath(__file__))
     with open(os.path.join(here, "more_vectors.json"), "w") as f:
         f.write("[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]\n")

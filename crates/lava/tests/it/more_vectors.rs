@@ -30,7 +30,7 @@ struct Case {
     expected: Expected,
 }
 
-/// Axes: by layer, by entry of `steps`, by KV head. All but the first are missing if everything is
+/// Axes: by layer, by step of the cascade, by KV head. All but the first are missing if everything is
 /// kept.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -38,7 +38,6 @@ struct Expected {
     keeps_everything: bool,
     scores_fnv: Vec<String>,
     entropy_q20: Vec<u32>,
-    steps: Vec<usize>,
     budgets: Vec<Vec<usize>>,
     lower_bounds: Vec<Vec<usize>>,
     kept: Vec<Vec<Vec<usize>>>,
@@ -113,21 +112,18 @@ impl Case {
                 .scores_fnv
                 .push(fnv(scores.iter().flat_map(|score| score.to_le_bytes())));
             cascade.push_layer(&scores).unwrap();
-            if self.expected.steps.contains(&layer) {
-                let done = || 0..=layer;
-                let cuts = || done().map(|l| cascade.plan(l).unwrap().cut());
-                found.steps.push(layer);
-                found.budgets.push(cuts().map(|cut| cut.budget).collect());
-                found
-                    .lower_bounds
-                    .push(cuts().map(|cut| cut.certain).collect());
-                found
-                    .kept
-                    .push(done().map(|l| cascade.kept(l).to_vec()).collect());
-                found
-                    .certain
-                    .push(done().map(|l| cascade.certain(l).to_vec()).collect());
-            }
+            let done = || 0..=layer;
+            let cuts = || done().map(|l| cascade.plan(l).unwrap().cut());
+            found.budgets.push(cuts().map(|cut| cut.budget).collect());
+            found
+                .lower_bounds
+                .push(cuts().map(|cut| cut.certain).collect());
+            found
+                .kept
+                .push(done().map(|l| cascade.kept(l).to_vec()).collect());
+            found
+                .certain
+                .push(done().map(|l| cascade.certain(l).to_vec()).collect());
         }
         for layer in 0..self.layers {
             let orders = (0..self.kv_heads).map(|head| cascade.head_order(layer, head));
@@ -149,6 +145,13 @@ fn rows(kind: &str, heads: usize, n: usize, squarings: usize, random: &mut Split
             let mut rows = vec![0.0; heads * n];
             let head = random.next() as usize % heads;
             rows[head * n + random.next() as usize % n] = 0.5;
+            rows
+        }
+        "sharp" => {
+            let mut rows = vec![0.0; heads * n];
+            let hot = random.next() as usize % n;
+            rows[hot] = 0.5;
+            rows[(hot + 1) % n] = 0.5f32.powi(21);
             rows
         }
         "random" => {

@@ -23,6 +23,34 @@ fn config_strategy() -> impl Strategy<Value = Config> {
         })
 }
 
+#[test]
+fn the_value_norm_looks_at_the_positions_it_names() {
+    // Two KV heads, three positions; the last one is the window and has the largest row.
+    let values = [
+        1.0, -2.0, 0.5, 0.5, -4.0, 4.0, 0.0, 1.0, -5.0, 0.0, 3.0, -3.0,
+    ];
+    let layer = reference::Layer {
+        queries: &[0.0; 12],
+        keys: &[0.0; 12],
+        values: &values,
+        query_heads: 2,
+        kv_heads: 2,
+        head_dim: 2,
+    };
+    for (value_norm, expected) in [
+        (ValueNorm::NonWindow, [3.0, 5.0]),
+        (ValueNorm::All, [8.0, 6.0]),
+        (ValueNorm::Off, [1.0, 1.0]),
+    ] {
+        let config = Config {
+            window: 1,
+            value_norm,
+            ..Config::default()
+        };
+        assert_eq!(layer.value_norms(&config), expected, "{value_norm:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn fast_scores_are_the_slow_scores(

@@ -1,6 +1,8 @@
-//! Text against llama.cpp, and what is refused.
+//! Text against llama.cpp and Jinja, and what is refused.
 
+mod chat;
 mod detokenizer;
+mod folders;
+mod gguf_refusals;
 mod models;
-mod oracle;
-mod refusals;
+mod tokens;

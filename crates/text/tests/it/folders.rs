@@ -1,0 +1,74 @@
+//! Tokenizers of Hugging Face folders, whole and broken.
+
+use std::fs;
+use std::path::Path;
+
+use lava_test_support::{Architecture, HfDtype, ToyModel};
+use lava_text::{ChatTemplate, TextError, Tokenizer};
+
+#[track_caller]
+fn says<T: std::fmt::Debug>(result: Result<T, TextError>, parts: &[&str]) {
+    let text = result.unwrap_err().to_string();
+    for part in parts {
+        assert!(text.contains(part), "{text:?} does not say {part:?}");
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let toy = ToyModel::new(Architecture::Llama);
+    toy.write_hf(folder.path(), HfDtype::F16, 1).unwrap();
+    folder
+}
+
+fn from_folder(folder: &Path) -> Result<Tokenizer, TextError> {
+    Tokenizer::from_folder(folder)
+}
+
+#[test]
+fn a_folders_tokenizer_works_and_its_absence_is_named() {
+    let folder = folder();
+    let tokenizer = from_folder(folder.path()).unwrap();
+    let ids = tokenizer.encode("<|im_start|>a b", false).unwrap();
+    assert_eq!(ids[0], tokenizer.id("<|im_start|>").unwrap());
+    assert!(
+        tokenizer
+            .end_of_text()
+            .contains(&tokenizer.id("<|im_end|>").unwrap())
+    );
+    ChatTemplate::from_folder(folder.path()).unwrap();
+    fs::write(folder.path().join("tokenizer_config.json"), "{").unwrap();
+    says(
+        from_folder(folder.path()),
+        &["tokenizer_config.json is not valid JSON"],
+    );
+    fs::write(folder.path().join("tokenizer_config.json"), "{}").unwrap();
+    says(
+        ChatTemplate::from_folder(folder.path()).map(|_| ()),
+        &["no chat template"],
+    );
+    fs::write(folder.path().join("tokenizer.json"), "{\"model\": 3}").unwrap();
+    says(
+        from_folder(folder.path()),
+        &["tokenizer.json", "cannot be built"],
+    );
+    fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    says(
+        from_folder(folder.path()),
+        &["cannot read", "tokenizer.json"],
+    );
+}
+
+#[test]
+fn merges_of_unknown_tokens_are_refused() {
+    let folder = folder();
+    let file = folder.path().join("tokenizer.json");
+    let mut document: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    document["model"]["merges"] = serde_json::json!([["never", "heard"]]);
+    fs::write(&file, document.to_string()).unwrap();
+    says(
+        from_folder(folder.path()),
+        &["tokenizer.json", "cannot be built"],
+    );
+}
