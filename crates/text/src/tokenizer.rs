@@ -62,6 +62,7 @@ impl Tokenizer {
     }
 
     fn build(file: &Path, document: &Value) -> Result<Self, TextError> {
+        check_model(file, &document["model"])?;
         let inner = tokenizers::Tokenizer::from_bytes(document.to_string()).map_err(|error| {
             TextError::Tokenizer {
                 file: file.to_owned(),
@@ -135,6 +136,27 @@ impl Tokenizer {
             (None, None) => Vec::new(),
         }
     }
+}
+
+/// Refuses settings that no supported family has. The library panics on a subword prefix that is
+/// longer than a merged token, and dropout would make ids random.
+fn check_model(file: &Path, model: &Value) -> Result<(), TextError> {
+    let refuse = |key: &str, expected: &str| {
+        Err(TextError::Tokenizer {
+            file: file.to_owned(),
+            reason: format!("model.{key} is {}, expected {expected}", model[key]),
+        })
+    };
+    // Old files leave the type out.
+    if !model["type"].is_null() && model["type"] != "BPE" {
+        return refuse("type", "BPE");
+    }
+    for key in ["continuing_subword_prefix", "end_of_word_suffix", "dropout"] {
+        if !model[key].is_null() && model[key] != "" && model[key] != 0.0 {
+            return refuse(key, "none");
+        }
+    }
+    Ok(())
 }
 
 /// A token in a configuration file: its text, or an object with it.

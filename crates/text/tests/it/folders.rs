@@ -72,3 +72,21 @@ fn merges_of_unknown_tokens_are_refused() {
         &["tokenizer.json", "cannot be built"],
     );
 }
+
+#[test]
+fn settings_that_the_library_cannot_survive_are_refused() {
+    for (key, value) in [
+        ("continuing_subword_prefix", serde_json::json!("##########")),
+        ("end_of_word_suffix", serde_json::json!("</w>")),
+        ("dropout", serde_json::json!(0.5)),
+        ("type", serde_json::json!("Unigram")),
+    ] {
+        let folder = folder();
+        let file = folder.path().join("tokenizer.json");
+        let mut document: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        document["model"][key] = value;
+        fs::write(&file, document.to_string()).unwrap();
+        says(from_folder(folder.path()), &["tokenizer.json", key]);
+    }
+}
