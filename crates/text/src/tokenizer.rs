@@ -63,26 +63,23 @@ impl Tokenizer {
 
     fn build(file: &Path, document: &Value) -> Result<Self, TextError> {
         check_model(file, &document["model"])?;
-        let inner = tokenizers::Tokenizer::from_bytes(document.to_string()).map_err(|error| {
-            TextError::Tokenizer {
-                file: file.to_owned(),
-                reason: error.to_string(),
-            }
-        })?;
+        let spelling = spelling(file, &document["decoder"])?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(document.to_string())
+            .map_err(|error| refused(file, error))?;
+        // Left over from training in many files; a prompt is never cut or padded in silence.
+        inner
+            .with_truncation(None)
+            .map_err(|error| refused(file, error))?;
+        inner.with_padding(None);
         let added = inner.get_added_tokens_decoder();
         let special = added
             .iter()
             .filter(|(_, token)| token.special)
             .map(|(&id, _)| id)
             .collect();
-        let byte_level = document["decoder"].to_string().contains("\"ByteLevel\"");
         Ok(Self {
             inner,
-            spelling: if byte_level {
-                Spelling::ByteLevel
-            } else {
-                Spelling::SentencePiece
-            },
+            spelling,
             special,
             end_of_text: Vec::new(),
         })
@@ -136,6 +133,31 @@ impl Tokenizer {
             (None, None) => Vec::new(),
         }
     }
+}
+
+fn refused(file: &Path, error: tokenizers::Error) -> TextError {
+    TextError::Tokenizer {
+        file: file.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// How tokens spell bytes, by the steps of the file's decoder.
+fn spelling(file: &Path, decoder: &Value) -> Result<Spelling, TextError> {
+    let steps = decoder.to_string();
+    let has = |step: &str| steps.contains(&format!("\"{step}\""));
+    if has("ByteLevel") {
+        return Ok(Spelling::ByteLevel);
+    }
+    if has("ByteFallback") || has("Metaspace") {
+        return Ok(Spelling::SentencePiece);
+    }
+    Err(TextError::Tokenizer {
+        file: file.to_owned(),
+        reason: format!(
+            "the decoder is {steps}, expected one with ByteLevel, ByteFallback or Metaspace"
+        ),
+    })
 }
 
 /// Refuses settings that no supported family has. The library panics on a subword prefix that is

@@ -67,13 +67,15 @@ pub(crate) fn check(file: &Path, bytes: &[u8]) -> Vec<String> {
 }
 
 fn names_a_machine(line: &str) -> bool {
-    ["/home/", "/root/", "/Users/", "/work/", "/tmp/"]
+    let begins_a_path = |at: usize| {
+        let before = line[..at].chars().next_back();
+        before.is_none_or(|c| !c.is_alphanumeric() && !"./_-}".contains(c))
+    };
+    ["home", "root", "Users", "work", "tmp"]
         .iter()
-        .any(|path| {
-            line.match_indices(path).any(|(at, _)| {
-                let before = line[..at].chars().next_back();
-                before.is_none_or(|c| !c.is_alphanumeric() && !"./_-}".contains(c))
-            })
+        .any(|folder| {
+            let path = format!("/{folder}/");
+            line.match_indices(&path).any(|(at, _)| begins_a_path(at))
         })
 }
 

@@ -55,7 +55,6 @@ fn best(logits: &[f32]) -> (u32, f32) {
     (order[0] as u32, logits[order[0]] - logits[order[1]])
 }
 
-/// "The capital of France is" in the vocabulary of SmolLM2, repeated text after it.
 #[test]
 fn smollm2_agrees_with_candle_transformers() {
     let question = [
@@ -66,7 +65,7 @@ fn smollm2_agrees_with_candle_transformers() {
 
 #[test]
 fn qwen2_agrees_with_candle_transformers() {
-    // "def fibonacci(n):\n    if n <= 1:\n        return n\n    return"
+    // Ids of code much like "def fibonacci(n):\n    if n <= 1:\n        return n\n    return"
     let code = [
         750, 75698, 1445, 982, 262, 421, 308, 2651, 220, 16, 510, 286, 470, 308, 198, 262, 470,
     ];

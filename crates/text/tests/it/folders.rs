@@ -90,3 +90,48 @@ fn settings_that_the_library_cannot_survive_are_refused() {
         says(from_folder(folder.path()), &["tokenizer.json", key]);
     }
 }
+
+#[test]
+fn a_file_that_truncates_or_pads_does_not_change_a_prompt() {
+    let folder = folder();
+    let text = "many words and then some more ".repeat(20);
+    let expected = from_folder(folder.path())
+        .unwrap()
+        .encode(&text, true)
+        .unwrap();
+    let file = folder.path().join("tokenizer.json");
+    let mut document: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    document["truncation"] = serde_json::json!({
+        "direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0,
+    });
+    document["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 4096}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>",
+    });
+    fs::write(&file, document.to_string()).unwrap();
+    let found = from_folder(folder.path())
+        .unwrap()
+        .encode(&text, true)
+        .unwrap();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_decoder_of_another_kind_is_refused() {
+    for decoder in [
+        serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+        serde_json::Value::Null,
+    ] {
+        let folder = folder();
+        let file = folder.path().join("tokenizer.json");
+        let mut document: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        document["decoder"] = decoder;
+        fs::write(&file, document.to_string()).unwrap();
+        says(
+            from_folder(folder.path()),
+            &["tokenizer.json", "decoder is", "ByteLevel"],
+        );
+    }
+}
