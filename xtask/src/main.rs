@@ -9,7 +9,7 @@ mod models;
 mod shell;
 mod tidy;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -91,7 +91,9 @@ fn test(extra: &[String]) -> Result<()> {
     shell::run(cargo.env("LAVA_MODELS", models))
 }
 
-fn golden(file: &PathBuf, model: &PathBuf) -> Result<()> {
+/// The paths are the caller's, the command runs at the root.
+fn golden(file: &Path, model: &Path) -> Result<()> {
+    let (file, model) = (std::path::absolute(file)?, std::path::absolute(model)?);
     shell::run(lava("golden").arg(file).arg("--model").arg(model))
 }
 
