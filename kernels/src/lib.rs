@@ -20,5 +20,5 @@ mod window;
 pub use decode::{DecodeHead, decode_attention};
 pub use prefill::{AttentionShape, causal_attention};
 pub use rope::rotate_halves;
-pub use rows::{PageRows, RowDtype};
+pub use rows::PageRows;
 pub use window::{value_norms, window_mean_attention};

@@ -3,35 +3,14 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// How an element of a stored row is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RowDtype {
-    /// IEEE half precision, the default.
-    F16,
-    /// bfloat16: the range of f32, 8 bits of mantissa.
-    Bf16,
-    /// Single precision, for comparisons.
-    F32,
-}
-
-impl RowDtype {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
-        }
-    }
-}
-
 /// A borrowed run of stored elements.
 #[derive(Clone, Copy, Debug)]
 pub enum PageRows<'a> {
-    /// See [`RowDtype::F16`].
+    /// IEEE half precision.
     F16(&'a [f16]),
-    /// See [`RowDtype::Bf16`].
+    /// bfloat16: the range of f32, 8 bits of mantissa.
     Bf16(&'a [bf16]),
-    /// See [`RowDtype::F32`].
+    /// Single precision.
     F32(&'a [f32]),
 }
 

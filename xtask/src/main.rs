@@ -1,10 +1,11 @@
-//! The one door for developers: `cargo xtask demo | test | ci | tidy | golden`. It runs cargo and the
+//! The one door for developers: `cargo xtask demo | test | ci | tidy | codegen | golden`. It runs cargo and the
 //! `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod ci;
+mod codegen;
 mod models;
 mod shell;
 mod tidy;
@@ -40,6 +41,8 @@ enum Verb {
     Ci,
     /// Check the rules of the repository.
     Tidy,
+    /// Write the Rust code of the .proto files.
+    Codegen,
     /// Compare the engine with a golden file.
     Golden {
         /// The golden file.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Test { extra } => test(&extra),
         Verb::Ci => ci::run(),
         Verb::Tidy => tidy::run(),
+        Verb::Codegen => codegen::run(),
         Verb::Golden { file, model } => golden(&file, &model),
     };
     match result {

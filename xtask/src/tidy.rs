@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use crate::shell;
+use crate::{codegen, shell};
 
 /// Prints every violation and fails if there is one.
 pub(crate) fn run() -> Result<()> {
@@ -18,6 +18,7 @@ pub(crate) fn run() -> Result<()> {
     found.extend(edges::check(&crates));
     let architecture = std::fs::read_to_string(shell::root().join("ARCHITECTURE.md"))?;
     found.extend(edges::unmapped(&crates, &architecture));
+    found.extend(codegen::check()?);
     for file in files()? {
         let Ok(bytes) = std::fs::read(shell::root().join(&file)) else {
             continue;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use lava_engine::{Model, ModelFiles, WeightFormat};
+use lava_engine::{LayerDone, Model, ModelFiles, WeightFormat};
 
 /// Loads a model and shows its layers as they come.
 pub(crate) fn load(files: &ModelFiles, format: WeightFormat) -> Result<Model> {
@@ -18,12 +18,12 @@ pub(crate) fn load(files: &ModelFiles, format: WeightFormat) -> Result<Model> {
 }
 
 /// A callback for a prefill over `layers` layers.
-pub(crate) fn prefill(layers: usize) -> impl FnMut(usize) -> ControlFlow<()> {
+pub(crate) fn prefill(layers: usize) -> impl FnMut(LayerDone<'_>) -> ControlFlow<()> {
     let bar = bar("prefill");
     bar.set_length(layers as u64);
-    move |layer| {
-        bar.set_position(layer as u64 + 1);
-        if layer + 1 == layers {
+    move |done| {
+        bar.set_position(done.layer as u64 + 1);
+        if done.layer + 1 == layers {
             bar.finish_and_clear();
         }
         ControlFlow::Continue(())

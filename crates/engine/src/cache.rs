@@ -1,5 +1,7 @@
 //! The compact cache of one sequence: for every layer and KV head its own rows, in pages.
 
+use std::ops::Range;
+
 use lava_kernels::PageRows;
 
 use crate::pool::{Page, PageShape, Reservation};
@@ -25,12 +27,7 @@ pub struct PageTable {
 
 impl RaggedCache {
     /// An empty cache for a prompt of `tokens` tokens. Pages are taken from `reservation`.
-    pub(crate) fn new(
-        layers: usize,
-        kv_heads: usize,
-        tokens: usize,
-        reservation: Reservation,
-    ) -> Self {
+    pub fn new(layers: usize, kv_heads: usize, tokens: usize, reservation: Reservation) -> Self {
         Self {
             kv_heads,
             tables: (0..layers * kv_heads)
@@ -90,6 +87,55 @@ impl RaggedCache {
         table.rows += 1;
     }
 
+    /// Adds entries to a head: `keys` and `values` are `[rows, D]` as pages hold them.
+    ///
+    /// # Panics
+    /// If the two differ in length or are not whole rows, or the reservation is used up: whoever
+    /// appends has checked both.
+    pub fn append_rows(&mut self, layer: usize, head: usize, keys: &[u8], values: &[u8]) {
+        let shape = self.reservation.shape();
+        let row_bytes = shape.head_dim * shape.dtype.bytes();
+        assert!(keys.len() == values.len() && keys.len().is_multiple_of(row_bytes));
+        let table = &mut self.tables[layer * self.kv_heads + head];
+        let rows = keys.len() / row_bytes;
+        let mut done = 0;
+        while done < rows {
+            let first = table.rows % shape.rows;
+            if table.rows == table.pages.len() * shape.rows {
+                table.pages.push(self.reservation.take());
+            }
+            let take = (rows - done).min(shape.rows - first);
+            let page = table.pages.last_mut().expect("a page was just ensured");
+            for (half, source) in [keys, values].into_iter().enumerate() {
+                page.bytes_mut(shape, half, first..first + take)
+                    .copy_from_slice(&source[done * row_bytes..(done + take) * row_bytes]);
+            }
+            table.rows += take;
+            done += take;
+        }
+    }
+
+    /// Appends to `out` the keys of the entries `rows` of a head, then their values, as pages hold
+    /// them.
+    ///
+    /// # Panics
+    /// If the head has fewer entries.
+    pub fn copy_rows(&self, layer: usize, head: usize, rows: Range<usize>, out: &mut Vec<u8>) {
+        let shape = self.reservation.shape();
+        let table = self.table(layer, head);
+        assert!(rows.end <= table.rows, "only rows that exist are copied");
+        for half in 0..2 {
+            let mut row = rows.start;
+            while row < rows.end {
+                let first = row % shape.rows;
+                let take = (rows.end - row).min(shape.rows - first);
+                let page = &table.pages[row / shape.rows];
+                out.extend_from_slice(page.bytes(shape, half, first..first + take));
+                row += take;
+            }
+        }
+    }
+
     /// Keeps the first `rows` entries of a head and frees the pages behind them.
     pub(crate) fn truncate(&mut self, layer: usize, head: usize, rows: usize) {
         let shape = self.reservation.shape();
@@ -131,7 +177,7 @@ impl PageTable {
 mod tests {
     use super::*;
     use crate::pool::PagePool;
-    use lava_kernels::RowDtype;
+    use lava_kv::RowDtype;
 
     #[test]
     fn a_truncation_frees_whole_pages_and_a_drop_frees_all() {
@@ -157,5 +203,33 @@ mod tests {
         assert_eq!(cache.row_bytes(), 7 * 2 * 2 * 2);
         drop(cache);
         assert_eq!(pool.pages_reserved(), 0);
+    }
+
+    #[test]
+    fn rows_that_are_copied_out_and_appended_again_are_the_same() {
+        for dtype in [RowDtype::F16, RowDtype::Bf16, RowDtype::F32] {
+            let shape = PageShape {
+                rows: 4,
+                head_dim: 2,
+                dtype,
+            };
+            let pool = PagePool::new(shape, 20);
+            let mut source = RaggedCache::new(1, 1, 0, pool.reserve(8).unwrap());
+            for i in 0..11 {
+                source.push(0, 0, &[i as f32, 0.5], &[0.25, -i as f32]);
+            }
+            let mut target = RaggedCache::new(1, 1, 0, pool.reserve(8).unwrap());
+            for rows in [0..3, 3..4, 4..11] {
+                let mut bytes = Vec::new();
+                source.copy_rows(0, 0, rows, &mut bytes);
+                let (keys, values) = bytes.split_at(bytes.len() / 2);
+                target.append_rows(0, 0, keys, values);
+            }
+            let (mut all, mut copied) = (Vec::new(), Vec::new());
+            source.copy_rows(0, 0, 0..11, &mut all);
+            target.copy_rows(0, 0, 0..11, &mut copied);
+            assert_eq!((target.rows(), all.len()), (11, 11 * 4 * dtype.bytes()));
+            assert_eq!(all, copied);
+        }
     }
 }

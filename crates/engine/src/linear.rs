@@ -82,6 +82,10 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    pub(crate) fn matrix(&self) -> &Matrix {
+        &self.weight
+    }
+
     pub(crate) fn new(weight: Matrix, bias: Option<Tensor>) -> Self {
         Self { weight, bias }
     }

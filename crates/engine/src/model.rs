@@ -91,6 +91,14 @@ impl Model {
         ends + self.layers.iter().map(Layer::bytes).sum::<usize>()
     }
 
+    pub(crate) fn embedding(&self) -> &Matrix {
+        &self.embedding
+    }
+
+    pub(crate) fn output(&self) -> Option<&Matrix> {
+        self.output.as_ref()
+    }
+
     pub(crate) fn layers(&self) -> &[Layer] {
         &self.layers
     }
@@ -159,9 +167,13 @@ impl Layer {
     }
 
     fn bytes(&self) -> usize {
+        self.linears().map(Linear::bytes).sum()
+    }
+
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
         let attention = [&self.query, &self.key, &self.value, &self.output];
         let mlp = [&self.gate, &self.up, &self.down];
-        attention.into_iter().chain(mlp).map(Linear::bytes).sum()
+        attention.into_iter().chain(mlp)
     }
 
     /// Queries, keys and values of `x` `[T, hidden]` at the positions of `angles`.

@@ -1,9 +1,11 @@
 //! Pages: fixed runs of K and V rows, handed out from one bounded pool and returned by drop.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::{bf16, f16};
-use lava_kernels::{PageRows, RowDtype};
+use lava_kernels::PageRows;
+use lava_kv::RowDtype;
 
 use crate::error::EngineError;
 
@@ -37,6 +39,18 @@ impl PageShape {
     }
 }
 
+impl PageShape {
+    fn byte_range(&self, half: usize, rows: Range<usize>) -> Range<usize> {
+        assert!(
+            half < 2 && rows.end <= self.rows,
+            "a page has two halves of rows"
+        );
+        let row = self.head_dim * self.dtype.bytes();
+        let first = half * self.rows;
+        (first + rows.start) * row..(first + rows.end) * row
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     shape: PageShape,
@@ -67,6 +81,11 @@ impl PagePool {
     /// Shape of every page.
     pub fn shape(&self) -> PageShape {
         self.inner.shape
+    }
+
+    /// Pages of the pool.
+    pub fn pages(&self) -> usize {
+        self.inner.pages
     }
 
     /// Pages that are reserved now.
@@ -220,6 +239,45 @@ impl Page {
                 Buffer::F32(x) => x[start..start + d].copy_from_slice(source),
             }
         }
+    }
+}
+
+impl Buffer {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::F16(x) => bytemuck::cast_slice(x),
+            Self::Bf16(x) => bytemuck::cast_slice(x),
+            Self::F32(x) => bytemuck::cast_slice(x),
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::F16(x) => bytemuck::cast_slice_mut(x),
+            Self::Bf16(x) => bytemuck::cast_slice_mut(x),
+            Self::F32(x) => bytemuck::cast_slice_mut(x),
+        }
+    }
+}
+
+// Rows travel little-endian and lie in memory as the machine has them.
+#[cfg(target_endian = "big")]
+compile_error!("rows are copied to and from the wire as they are: little-endian machines only");
+
+impl Page {
+    /// Bytes of the keys (`half` 0) or values (`half` 1) of the entries `rows`.
+    pub(crate) fn bytes(&self, shape: PageShape, half: usize, rows: Range<usize>) -> &[u8] {
+        &self.buffer.bytes()[shape.byte_range(half, rows)]
+    }
+
+    /// As [`Page::bytes`], to be written.
+    pub(crate) fn bytes_mut(
+        &mut self,
+        shape: PageShape,
+        half: usize,
+        rows: Range<usize>,
+    ) -> &mut [u8] {
+        &mut self.buffer.bytes_mut()[shape.byte_range(half, rows)]
     }
 }
 

@@ -33,6 +33,17 @@ pub struct PrefillRequest<'a> {
     pub appended_max: usize,
 }
 
+/// What a caller sees after each layer, while the prefill goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerDone<'a> {
+    /// Index of the layer.
+    pub layer: usize,
+    /// Which rows are kept and certain now.
+    pub cascade: &'a Cascade,
+    /// The kept rows of the finished layers: of each head first the window, then `head_order`.
+    pub cache: &'a RaggedCache,
+}
+
 /// A finished prefill.
 #[derive(Debug)]
 pub struct Prefilled {
@@ -102,7 +113,7 @@ impl PrefillRequest<'_> {
 }
 
 impl Model {
-    /// Runs a prompt. `after_layer(l)` is called after each layer and may stop the prefill.
+    /// Runs a prompt. `after_layer` is called after each layer and may stop the prefill.
     ///
     /// # Errors
     /// The request is invalid ([`PrefillRequest::check`], or a budget not above the window), the pool
@@ -111,7 +122,7 @@ impl Model {
         &self,
         request: &PrefillRequest<'_>,
         pool: &PagePool,
-        after_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        after_layer: &mut dyn FnMut(LayerDone<'_>) -> ControlFlow<()>,
     ) -> Result<Prefilled, EngineError> {
         let began = Instant::now();
         request.check(self)?;
@@ -136,7 +147,12 @@ impl Model {
             gather(&mut cache, &cascade, index, &full)?;
             stats.pages_peak = stats.pages_peak.max(cache.pages());
             stats.scoring += scored.elapsed();
-            if after_layer(index).is_break() {
+            let done = LayerDone {
+                layer: index,
+                cascade: &cascade,
+                cache: &cache,
+            };
+            if after_layer(done).is_break() {
                 return Err(EngineError::Cancelled { layer: index });
             }
         }

@@ -162,6 +162,40 @@ impl Sampler {
         })
     }
 
+    /// As [`Sampler::new`], with the prompt as a bitmap: bit `i % 8` of byte `i / 8` says that id `i` is
+    /// in it. Bits that are not there are 0.
+    ///
+    /// # Errors
+    /// See [`SamplingParams::check`].
+    pub fn with_prompt_bitmap(
+        params: SamplingParams,
+        bitmap: &[u8],
+        vocabulary: usize,
+    ) -> Result<Self, EngineError> {
+        let mut sampler = Self::new(params, &[], vocabulary)?;
+        for (id, seen) in sampler.prompt.iter_mut().enumerate() {
+            *seen = bitmap
+                .get(id / 8)
+                .is_some_and(|byte| byte >> (id % 8) & 1 == 1);
+        }
+        Ok(sampler)
+    }
+
+    /// Goes on after an answer's first tokens, wherever they were chosen.
+    pub fn resume(mut self, answered: &[u32]) -> Self {
+        for &token in answered {
+            self.push(token);
+        }
+        self
+    }
+
+    fn push(&mut self, token: u32) {
+        if (token as usize) < self.prompt.len() {
+            *self.counts.entry(token).or_default() += 1;
+        }
+        self.index += 1;
+    }
+
     /// Chooses the next token. NaN logits never win.
     ///
     /// # Errors
@@ -174,8 +208,7 @@ impl Sampler {
         } else {
             self.draw(&adjusted)
         };
-        *self.counts.entry(token).or_default() += 1;
-        self.index += 1;
+        self.push(token);
         let logprob = |id: u32| (logits[id as usize] as f64 - log_norm) as f32;
         let top = likeliest(logits, self.params.top_logprobs);
         Ok(Sampled {
@@ -307,6 +340,30 @@ mod tests {
     }
 
     const HOT: f32 = 1.0;
+
+    #[test]
+    fn a_resumed_sampler_goes_on_as_the_one_that_began() {
+        let params = SamplingParams {
+            temperature: HOT,
+            repetition_penalty: 1.5,
+            frequency_penalty: 0.5,
+            seed: 9,
+            ..Default::default()
+        };
+        let logits = [0.5, 1.0, 0.25, 0.75];
+        let mut whole = sampler(params.clone(), &[2]);
+        let tokens: Vec<u32> = (0..20)
+            .map(|_| whole.sample(&logits).unwrap().token)
+            .collect();
+        for cut in 0..20 {
+            let resumed = Sampler::with_prompt_bitmap(params.clone(), &[0b100], 4);
+            let mut resumed = resumed.unwrap().resume(&tokens[..cut]);
+            let rest: Vec<u32> = (cut..20)
+                .map(|_| resumed.sample(&logits).unwrap().token)
+                .collect();
+            assert_eq!(rest, tokens[cut..], "after {cut}");
+        }
+    }
 
     #[test]
     fn greedy_takes_the_largest_and_the_lowest_id_among_equals() {

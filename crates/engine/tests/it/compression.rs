@@ -128,9 +128,9 @@ fn a_cancelled_prefill_stops_at_the_layer_and_frees_its_pages() {
     let request = ours::request(&prompt, LAVA[0], 64);
     let pool = ours::pool(&model, &request);
     let mut seen = Vec::new();
-    let result = model.prefill(&request, &pool, &mut |layer| {
-        seen.push(layer);
-        match layer {
+    let result = model.prefill(&request, &pool, &mut |done| {
+        seen.push(done.layer);
+        match done.layer {
             2 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         }

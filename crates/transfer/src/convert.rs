@@ -1,0 +1,127 @@
+//! Messages of the wire and the types of `crates/kv`.
+
+use lava_kv::{
+    CacheShape, Frame, Header, Receipt, RowDtype, Seal, Ticket, WIRE_VERSION, WireError,
+};
+use lava_proto::worker as proto;
+
+use crate::error::ReceiveError;
+
+pub(crate) fn header_to_wire(header: &Header) -> proto::Header {
+    let shape = header.shape;
+    proto::Header {
+        wire_version: WIRE_VERSION,
+        ticket: header.ticket.0.to_vec().into(),
+        attempt: header.attempt,
+        prompt_digest: header.prompt_digest.to_vec().into(),
+        fingerprint: header.fingerprint.to_vec().into(),
+        layers: shape.layers as u32,
+        kv_heads: shape.kv_heads as u32,
+        head_dim: shape.head_dim as u32,
+        tokens: shape.tokens as u32,
+        window_rows: shape.window_rows as u32,
+        row_dtype: dtype_to_wire(shape.dtype).into(),
+    }
+}
+
+pub(crate) fn header_from_wire(header: &proto::Header) -> Result<Header, ReceiveError> {
+    if header.wire_version != WIRE_VERSION {
+        let found = header.wire_version;
+        return Err(ReceiveError::Wire(WireError::Version {
+            found,
+            expected: WIRE_VERSION,
+        }));
+    }
+    let sixteen = |field, bytes: &[u8]| {
+        let found = bytes.len();
+        <[u8; 16]>::try_from(bytes).map_err(|_| ReceiveError::FieldLen {
+            field,
+            found,
+            expected: 16,
+        })
+    };
+    Ok(Header {
+        ticket: Ticket(sixteen("ticket", &header.ticket)?),
+        attempt: header.attempt,
+        prompt_digest: sixteen("prompt_digest", &header.prompt_digest)?,
+        fingerprint: sixteen("fingerprint", &header.fingerprint)?,
+        shape: CacheShape {
+            layers: header.layers as usize,
+            kv_heads: header.kv_heads as usize,
+            head_dim: header.head_dim as usize,
+            tokens: header.tokens as usize,
+            window_rows: header.window_rows as usize,
+            dtype: dtype_from_wire(header.row_dtype).ok_or(ReceiveError::Unexpected {
+                found: "a row dtype that this worker does not know",
+                expected: "F16, BF16 or F32",
+            })?,
+        },
+    })
+}
+
+/// A dtype as messages spell it.
+pub fn dtype_to_wire(dtype: RowDtype) -> proto::RowDtype {
+    match dtype {
+        RowDtype::F16 => proto::RowDtype::F16,
+        RowDtype::Bf16 => proto::RowDtype::Bf16,
+        RowDtype::F32 => proto::RowDtype::F32,
+    }
+}
+
+/// A dtype from its number in a message; `None` if there is none.
+pub fn dtype_from_wire(number: i32) -> Option<RowDtype> {
+    match proto::RowDtype::try_from(number).ok()? {
+        proto::RowDtype::F16 => Some(RowDtype::F16),
+        proto::RowDtype::Bf16 => Some(RowDtype::Bf16),
+        proto::RowDtype::F32 => Some(RowDtype::F32),
+        proto::RowDtype::Unspecified => None,
+    }
+}
+
+pub(crate) fn frame_to_wire(frame: Frame) -> proto::Frame {
+    proto::Frame {
+        sequence: frame.sequence,
+        checksum: frame.checksum,
+        payload: frame.payload,
+    }
+}
+
+pub(crate) fn frame_from_wire(frame: proto::Frame) -> Frame {
+    Frame {
+        sequence: frame.sequence,
+        checksum: frame.checksum,
+        payload: frame.payload,
+    }
+}
+
+pub(crate) fn seal_to_wire(seal: Seal) -> proto::Seal {
+    proto::Seal {
+        frames: seal.frames,
+        checksum: seal.checksum,
+        rows: seal.rows,
+        first_token: seal.first_token,
+    }
+}
+
+pub(crate) fn seal_from_wire(seal: proto::Seal) -> Seal {
+    Seal {
+        frames: seal.frames,
+        checksum: seal.checksum,
+        rows: seal.rows,
+        first_token: seal.first_token,
+    }
+}
+
+pub(crate) fn receipt_to_wire(receipt: Receipt) -> proto::Receipt {
+    proto::Receipt {
+        rows: receipt.rows,
+        checksum: receipt.checksum,
+    }
+}
+
+pub(crate) fn receipt_from_wire(receipt: proto::Receipt) -> Receipt {
+    Receipt {
+        rows: receipt.rows,
+        checksum: receipt.checksum,
+    }
+}

@@ -1,0 +1,28 @@
+//! Moves a compact cache from a prefill worker to a decode worker over gRPC. It owns the link, the
+//! credit and the deadline; what the frames hold and whether they are right is `crates/kv`'s, where the
+//! rows come from and go to is the workers'.
+//!
+//! A transfer is one call of `CacheLink.Ship`: the sender opens with a header, the receiver grants
+//! credit, every frame uses up one unit, the seal ends it, the receipt answers it. Neither side holds
+//! more than the credit in frames. [`ship`] is the sender's whole side, [`Inbox`] the receiver's.
+
+#![forbid(unsafe_code)]
+
+mod convert;
+mod error;
+mod inbox;
+mod link;
+mod ship;
+
+pub use convert::{dtype_from_wire, dtype_to_wire};
+pub use error::{ReceiveError, ShipError};
+pub use inbox::{Inbox, Part};
+pub use link::{Link, server};
+pub use ship::{Sent, ship};
+
+/// Largest payload of a frame, in bytes: small enough to interleave with other transfers, large enough
+/// that its header does not count.
+pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+
+/// Largest message of a link, in bytes: a payload, or a seal with the counts of 100,000 tables.
+pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (1 << 16);
