@@ -9,7 +9,7 @@ use lava_engine::{
     Model, ModelFiles, PagePool, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
 };
 use lava_gguf::Gguf;
-use lava_text::{ChatTemplate, Detokenizer, Message, StopStrings, Tokenizer};
+use lava_text::{Detokenizer, Message, StopStrings, TextFiles, Tokenizer, encode_chat};
 
 use crate::model::page_shape;
 use crate::options::Generate;
@@ -24,8 +24,7 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
     let prompt = prompt_text(options)?;
 
     let files = model::find(&options.model)?;
-    let (tokenizer, template) = open_text(&files)?;
-    let tokens = encode(options, &tokenizer, template, prompt)?;
+    let (tokenizer, tokens) = encode(options, &files, prompt)?;
     let model = progress::load(&files, options.weights.into())?;
     let request = request(options, &model, &tokens);
     let pages = page_shape(&model, options.row_dtype.into());
@@ -97,31 +96,16 @@ fn prompt_text(options: &Generate) -> Result<String> {
     Ok(text)
 }
 
-/// The tokenizer, and the chat template or why there is none.
-fn open_text(files: &ModelFiles) -> Result<(Tokenizer, Result<ChatTemplate>)> {
-    Ok(match files {
-        ModelFiles::Folder(folder) => (
-            Tokenizer::from_folder(folder)?,
-            ChatTemplate::from_folder(folder).map_err(Into::into),
-        ),
-        ModelFiles::Gguf(file) => {
-            let gguf = Gguf::open(file)?;
-            (
-                Tokenizer::from_gguf(&gguf)?,
-                ChatTemplate::from_gguf(&gguf).map_err(Into::into),
-            )
-        }
-    })
-}
-
-fn encode(
-    options: &Generate,
-    tokenizer: &Tokenizer,
-    template: Result<ChatTemplate>,
-    prompt: String,
-) -> Result<Vec<u32>> {
+/// The prompt's ids, and the tokenizer for the answer.
+fn encode(options: &Generate, files: &ModelFiles, prompt: String) -> Result<(Tokenizer, Vec<u32>)> {
+    let files = match files {
+        ModelFiles::Folder(folder) => TextFiles::from_folder(folder)?,
+        ModelFiles::Gguf(file) => TextFiles::from_gguf(&Gguf::open(file)?)?,
+    };
+    let tokenizer = files.tokenizer()?;
     if options.raw {
-        return Ok(tokenizer.encode(&prompt, true)?);
+        let tokens = tokenizer.encode(&prompt, true)?;
+        return Ok((tokenizer, tokens));
     }
     let message = |role: &str, content: String| Message {
         role: role.into(),
@@ -132,9 +116,12 @@ fn encode(
         .into_iter()
         .chain([message("user", prompt)])
         .collect();
-    let template = template.context("pass --raw to feed the prompt as it is")?;
-    let text = template.render(&messages, &crate::report::today())?;
-    Ok(tokenizer.encode(&text, false)?)
+    let template = files
+        .chat_template()
+        .context("pass --raw to feed the prompt as it is")?;
+    let today = crate::report::today();
+    let tokens = encode_chat(&tokenizer, &template, &messages, &today)?;
+    Ok((tokenizer, tokens))
 }
 
 /// The answer's length is bounded by the request and by the model's positions; the last token is

@@ -1,14 +1,9 @@
 //! Chat templates: messages to the text that a model was trained on.
 
-use std::path::Path;
-
-use lava_gguf::{Gguf, optional};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, context};
-use serde_json::Value;
 
 use crate::error::TextError;
-use crate::tokenizer::{optional_json, token_text};
 
 /// Steps of the template engine that a rendering may take; real templates need a few per message.
 const FUEL: u64 = 1_000_000;
@@ -18,7 +13,7 @@ const RECURSION_MAX: usize = 64;
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// Its text.
     pub content: String,
@@ -35,44 +30,6 @@ pub struct ChatTemplate {
 const NAME: &str = "chat_template";
 
 impl ChatTemplate {
-    /// From `chat_template.jinja` or `tokenizer_config.json` of a Hugging Face folder.
-    ///
-    /// # Errors
-    /// There is none, or it does not parse.
-    pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
-        let config = optional_json(&folder.join("tokenizer_config.json"))?;
-        let file = folder.join("chat_template.jinja");
-        let source = match file.exists() {
-            true => {
-                std::fs::read_to_string(&file).map_err(|source| TextError::Io { file, source })?
-            }
-            false => template_of(&config["chat_template"]).ok_or(TextError::NoTemplate)?,
-        };
-        let text = |key: &str| token_text(&config[key]).unwrap_or_default();
-        Self::new(source, text("bos_token"), text("eos_token"))
-    }
-
-    /// From the metadata of a GGUF file.
-    ///
-    /// # Errors
-    /// There is none, or it does not parse.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self, TextError> {
-        let source = optional(gguf.str("tokenizer.chat_template"))?.ok_or(TextError::NoTemplate)?;
-        let tokens = gguf.strings("tokenizer.ggml.tokens")?;
-        let text = |key| -> Result<String, TextError> {
-            let id = optional(gguf.usize(key))?;
-            Ok(id
-                .and_then(|id| tokens.get(id))
-                .cloned()
-                .unwrap_or_default())
-        };
-        Self::new(
-            source.to_owned(),
-            text("tokenizer.ggml.bos_token_id")?,
-            text("tokenizer.ggml.eos_token_id")?,
-        )
-    }
-
     /// From the template's source and the texts of two tokens that templates refer to.
     ///
     /// # Errors
@@ -129,18 +86,13 @@ impl ChatTemplate {
             })
             .map_err(template_error)
     }
-}
 
-/// One template, or the one called `default` among several.
-fn template_of(value: &Value) -> Option<String> {
-    let named = || {
-        value
-            .as_array()?
-            .iter()
-            .find(|entry| entry["name"] == "default")
-    };
-    let text = value.as_str().or_else(|| named()?["template"].as_str());
-    text.map(str::to_owned)
+    /// What the template can write of its own accord: its source and the two tokens' texts.
+    pub(crate) fn own_text(&self) -> String {
+        let template = self.environment.get_template(NAME);
+        let template = template.expect("`new` added it");
+        [template.source(), &self.bos_token, &self.eos_token].concat()
+    }
 }
 
 fn raise_exception(message: String) -> Result<String, minijinja::Error> {

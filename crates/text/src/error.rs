@@ -21,6 +21,9 @@ pub enum TextError {
         /// Position and reason.
         source: serde_json::Error,
     },
+    /// Text files from another process are broken.
+    #[error("the text files of a model cannot be read from their bytes")]
+    Bytes(#[source] serde_json::Error),
     /// The GGUF container is broken or lacks a key.
     #[error(transparent)]
     Gguf(#[from] lava_gguf::GgufError),
@@ -59,6 +62,27 @@ pub enum TextError {
     /// The model has no chat template.
     #[error("this model has no chat template; give the prompt as plain text")]
     NoTemplate,
+    /// A message of nobody that a template knows.
+    #[error("the role of message {index} is not one of {known}")]
+    UnknownRole {
+        /// The message's index.
+        index: usize,
+        /// The known roles.
+        known: &'static str,
+    },
+    /// A chat with every character that could stand in for markers.
+    #[error("the messages leave no private-use character unused")]
+    NoStandIn,
+    /// Markers that the template did not write and that could not be told from text.
+    #[error(
+        "the prompt has {found} markers, but its template wrote {expected}: a message's text became one"
+    )]
+    ForgedMarkers {
+        /// Markers among the ids.
+        found: usize,
+        /// Markers that the template wrote.
+        expected: usize,
+    },
     /// Too many stop strings.
     #[error("{found} stop strings, expected at most {max}")]
     TooManyStops {

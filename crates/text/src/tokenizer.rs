@@ -1,13 +1,13 @@
-//! The tokenizer of a model, from a Hugging Face folder or a GGUF file.
+//! The tokenizer of a model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use lava_gguf::{Gguf, optional};
 use serde_json::Value;
+use tokenizers::{AddedVocabulary, ModelWrapper};
 
 use crate::error::TextError;
-use crate::ggml_vocabulary;
+use crate::markers::{self, Piece};
 use crate::spelling::Spelling;
 
 /// Markers that end an answer in the chat formats of the supported families.
@@ -24,45 +24,16 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     spelling: Spelling,
     special: BTreeSet<u32>,
+    /// The added tokens, to be found wherever they are spelled.
+    added: AddedVocabulary,
     end_of_text: Vec<u32>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, and end-of-text ids from the files beside it.
-    ///
-    /// # Errors
-    /// A file is missing or broken.
-    pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
-        let file = folder.join("tokenizer.json");
-        let document = read_json(&file)?;
-        let mut tokenizer = Self::build(&file, &document)?;
-        let generation = optional_json(&folder.join("generation_config.json"))?;
-        let config = optional_json(&folder.join("tokenizer_config.json"))?;
-        let ids = match &generation["eos_token_id"] {
-            Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
-            id => id.as_u64().into_iter().collect::<Vec<_>>(),
-        };
-        let named = token_text(&config["eos_token"]).and_then(|text| tokenizer.id(&text));
-        let ids = ids.into_iter().filter_map(|id| u32::try_from(id).ok());
-        tokenizer.add_end_of_text(ids.chain(named).collect());
-        Ok(tokenizer)
-    }
-
-    /// Reads the vocabulary of a GGUF file, obeying `tokenizer.ggml.pre`.
-    ///
-    /// # Errors
-    /// A key is missing or of another type, the vocabulary contradicts itself, or the file asks for a
-    /// tokenizer that is not implemented.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self, TextError> {
-        let mut tokenizer = Self::build(gguf.path(), &ggml_vocabulary::tokenizer_json(gguf)?)?;
-        let eos = optional(gguf.u32("tokenizer.ggml.eos_token_id"))?;
-        let eot = optional(gguf.u32("tokenizer.ggml.eot_token_id"))?;
-        tokenizer.add_end_of_text(eos.into_iter().chain(eot).collect());
-        Ok(tokenizer)
-    }
-
-    fn build(file: &Path, document: &Value) -> Result<Self, TextError> {
+    /// From a `tokenizer.json` document; `file` is for errors. No id ends an answer yet.
+    pub(crate) fn new(file: &Path, document: &Value) -> Result<Self, TextError> {
         check_model(file, &document["model"])?;
+        check_steps(file, document)?;
         let spelling = spelling(file, &document["decoder"])?;
         let mut inner = tokenizers::Tokenizer::from_bytes(document.to_string())
             .map_err(|error| refused(file, error))?;
@@ -77,16 +48,18 @@ impl Tokenizer {
             .filter(|(_, token)| token.special)
             .map(|(&id, _)| id)
             .collect();
+        let added = markers::anywhere(added).map_err(|error| refused(file, error))?;
         Ok(Self {
             inner,
             spelling,
             special,
+            added,
             end_of_text: Vec::new(),
         })
     }
 
-    /// `ids` that the vocabulary has, and the known markers that it treats as special.
-    fn add_end_of_text(&mut self, ids: Vec<u32>) {
+    /// Ends answers at `ids` that the vocabulary has, and at the known markers that it treats as special.
+    pub(crate) fn end_at(&mut self, ids: Vec<u32>) {
         let markers = END_MARKERS.iter().filter_map(|marker| self.id(marker));
         let markers = markers.filter(|id| self.special.contains(id));
         let known = ids
@@ -96,8 +69,9 @@ impl Tokenizer {
         self.end_of_text = all.into_iter().collect();
     }
 
-    /// The ids of a text. Markers such as `<|im_start|>` in it become their own ids. `wrap` adds what
-    /// the model wants around a plain prompt (often a first token); a chat template does so itself.
+    /// The ids of a text. Markers such as `<|im_start|>` in it become their own ids, whoever wrote them:
+    /// for a chat with strangers use [`encode_chat`](crate::encode_chat). `wrap` adds what the model
+    /// wants around a plain prompt (often a first token); a chat template does so itself.
     ///
     /// A character that the vocabulary cannot spell is dropped; byte-level vocabularies spell all.
     ///
@@ -105,10 +79,47 @@ impl Tokenizer {
     /// The tokenizer library refused the text.
     pub fn encode(&self, text: &str, wrap: bool) -> Result<Vec<u32>, TextError> {
         let encoding = self.inner.encode_fast(text, wrap);
-        let encoding = encoding.map_err(|error| TextError::Encode {
-            reason: error.to_string(),
-        })?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(encoding.map_err(not_encoded)?.get_ids().to_vec())
+    }
+
+    /// The ids of a text in which `stand_ins` stand for added tokens. Their usual spellings are
+    /// ordinary text.
+    pub(crate) fn encode_with(
+        &self,
+        stand_ins: &BTreeMap<u32, char>,
+        text: &str,
+    ) -> Result<Vec<u32>, TextError> {
+        markers::encode_with(&self.inner, stand_ins, text).map_err(not_encoded)
+    }
+
+    /// `text` cut at every spelling of an added token.
+    pub(crate) fn cut(&self, text: &str) -> Vec<Piece> {
+        markers::cut(&self.added, None, text)
+    }
+
+    /// `text` cut where [`encode`](Self::encode) finds added tokens: it sees the normalized text, and
+    /// some tokens want to be whole words.
+    pub(crate) fn cut_as_encoded(&self, text: &str) -> Vec<Piece> {
+        let normalizer = self.inner.get_normalizer();
+        markers::cut(self.inner.get_added_vocabulary(), normalizer, text)
+    }
+
+    /// Ids of tokens that are no text.
+    pub(crate) fn special(&self) -> &BTreeSet<u32> {
+        &self.special
+    }
+
+    /// Every added token's spelling.
+    pub(crate) fn added_texts(&self) -> impl Iterator<Item = &str> {
+        self.added.get_vocab().keys().map(String::as_str)
+    }
+
+    /// The id that stands for text which the vocabulary cannot spell.
+    pub(crate) fn unknown(&self) -> Option<u32> {
+        match self.inner.get_model() {
+            ModelWrapper::BPE(model) => self.id(model.unk_token.as_deref()?),
+            _ => None,
+        }
     }
 
     /// The id of a token by its text.
@@ -132,6 +143,12 @@ impl Tokenizer {
             (None, Some(token)) => self.spelling.bytes(&token),
             (None, None) => Vec::new(),
         }
+    }
+}
+
+fn not_encoded(error: tokenizers::Error) -> TextError {
+    TextError::Encode {
+        reason: error.to_string(),
     }
 }
 
@@ -181,27 +198,18 @@ fn check_model(file: &Path, model: &Value) -> Result<(), TextError> {
     Ok(())
 }
 
-/// A token in a configuration file: its text, or an object with it.
-pub(crate) fn token_text(value: &Value) -> Option<String> {
-    let text = value.as_str().or_else(|| value["content"].as_str());
-    text.map(str::to_owned)
-}
-
-pub(crate) fn read_json(file: &Path) -> Result<Value, TextError> {
-    let text = std::fs::read_to_string(file).map_err(|source| TextError::Io {
-        file: file.to_owned(),
-        source,
-    })?;
-    serde_json::from_str(&text).map_err(|source| TextError::Json {
-        file: file.to_owned(),
-        source,
-    })
-}
-
-/// `Null` for a file that is not there.
-pub(crate) fn optional_json(file: &Path) -> Result<Value, TextError> {
-    match file.exists() {
-        true => read_json(file),
-        false => Ok(Value::Null),
+/// Refuses steps that no supported family has, and on whose settings the library can panic.
+fn check_steps(file: &Path, document: &Value) -> Result<(), TextError> {
+    for (key, step) in [
+        ("normalizer", "Precompiled"),
+        ("pre_tokenizer", "FixedLength"),
+    ] {
+        if document[key].to_string().contains(&format!("\"{step}\"")) {
+            return Err(TextError::Tokenizer {
+                file: file.to_owned(),
+                reason: format!("{key} has {step}, which no supported family has"),
+            });
+        }
     }
+    Ok(())
 }

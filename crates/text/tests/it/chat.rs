@@ -31,8 +31,8 @@ fn text(value: &Value) -> &str {
 fn templates_give_what_jinja_gives() {
     let cases: Vec<Value> =
         serde_json::from_str(include_str!("../data/chat_templates.json")).unwrap();
-    let smollm2 = ChatTemplate::from_gguf(&models::smollm2()).unwrap();
-    let qwen2 = ChatTemplate::from_gguf(&models::qwen2()).unwrap();
+    let smollm2 = models::smollm2().chat_template().unwrap();
+    let qwen2 = models::qwen2().chat_template().unwrap();
     for case in cases {
         let messages = case["messages"].as_array().unwrap().iter();
         let messages: Vec<Message> = messages

@@ -7,8 +7,7 @@ use proptest::prelude::*;
 
 use crate::models;
 
-static TOKENIZER: LazyLock<Tokenizer> =
-    LazyLock::new(|| Tokenizer::from_gguf(&models::smollm2()).unwrap());
+static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| models::smollm2().tokenizer().unwrap());
 
 proptest! {
     #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use lava_test_support::{Architecture, HfDtype, ToyModel};
-use lava_text::{ChatTemplate, TextError, Tokenizer};
+use lava_text::{TextError, TextFiles, Tokenizer};
 
 #[track_caller]
 fn says<T: std::fmt::Debug>(result: Result<T, TextError>, parts: &[&str]) {
@@ -22,7 +22,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn from_folder(folder: &Path) -> Result<Tokenizer, TextError> {
-    Tokenizer::from_folder(folder)
+    TextFiles::from_folder(folder)?.tokenizer()
 }
 
 #[test]
@@ -36,17 +36,15 @@ fn a_folders_tokenizer_works_and_its_absence_is_named() {
             .end_of_text()
             .contains(&tokenizer.id("<|im_end|>").unwrap())
     );
-    ChatTemplate::from_folder(folder.path()).unwrap();
+    let files = || TextFiles::from_folder(folder.path());
+    files().unwrap().chat_template().unwrap();
     fs::write(folder.path().join("tokenizer_config.json"), "{").unwrap();
     says(
         from_folder(folder.path()),
         &["tokenizer_config.json is not valid JSON"],
     );
     fs::write(folder.path().join("tokenizer_config.json"), "{}").unwrap();
-    says(
-        ChatTemplate::from_folder(folder.path()).map(|_| ()),
-        &["no chat template"],
-    );
+    says(files().unwrap().chat_template(), &["no chat template"]);
     fs::write(folder.path().join("tokenizer.json"), "{\"model\": 3}").unwrap();
     says(
         from_folder(folder.path()),

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use lava_gguf::Gguf;
-use lava_text::{ChatTemplate, Detokenizer, Message, TextError, Tokenizer};
+use lava_text::{ChatTemplate, Detokenizer, Message, TextError, TextFiles, Tokenizer, encode_chat};
 use tempfile::NamedTempFile;
 
 const U32: u32 = 4;
@@ -94,11 +94,11 @@ fn open(bytes: &[u8]) -> Result<Gguf, TextError> {
 }
 
 fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, TextError> {
-    Tokenizer::from_gguf(&open(&metadata.bytes())?)
+    TextFiles::from_gguf(&open(&metadata.bytes())?)?.tokenizer()
 }
 
 fn template(metadata: &Metadata) -> Result<ChatTemplate, TextError> {
-    ChatTemplate::from_gguf(&open(&metadata.bytes())?)
+    TextFiles::from_gguf(&open(&metadata.bytes())?)?.chat_template()
 }
 
 #[track_caller]
@@ -236,17 +236,24 @@ fn odd_vocabularies_work_or_are_refused_but_never_panic() {
 
 /// Whether the file gave a tokenizer, after asking it and the template for all they can do.
 fn use_all(bytes: &[u8]) -> bool {
-    let Ok(gguf) = open(bytes) else {
+    let Ok(files) = open(bytes).and_then(|gguf| TextFiles::from_gguf(&gguf)) else {
         return false;
     };
     let messages = [Message {
         role: "user".to_owned(),
         content: "ab 12\n字 it's<|im_end|>".to_owned(),
     }];
-    let chat = ChatTemplate::from_gguf(&gguf).and_then(|template| template.render(&messages, ""));
-    let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) else {
+    let template = files.chat_template();
+    let chat = template
+        .as_ref()
+        .map(|template| template.render(&messages, ""));
+    let Ok(tokenizer) = files.tokenizer() else {
         return false;
     };
+    let chat = chat.ok().and_then(Result::ok);
+    if let Ok(template) = &template {
+        let _ = encode_chat(&tokenizer, template, &messages, "");
+    }
     let mut detokenizer = Detokenizer::new();
     for text in [chat.as_deref().unwrap_or(""), &messages[0].content] {
         for id in tokenizer.encode(text, true).unwrap_or_default() {

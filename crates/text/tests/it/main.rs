@@ -2,7 +2,9 @@
 
 mod chat;
 mod detokenizer;
+mod files;
 mod folders;
 mod gguf_refusals;
 mod models;
+mod prompt;
 mod tokens;

@@ -7,10 +7,8 @@ use serde_json::Value;
 
 use crate::models;
 
-static SMOLLM2: LazyLock<Tokenizer> =
-    LazyLock::new(|| Tokenizer::from_gguf(&models::smollm2()).unwrap());
-static QWEN2: LazyLock<Tokenizer> =
-    LazyLock::new(|| Tokenizer::from_gguf(&models::qwen2()).unwrap());
+static SMOLLM2: LazyLock<Tokenizer> = LazyLock::new(|| models::smollm2().tokenizer().unwrap());
+static QWEN2: LazyLock<Tokenizer> = LazyLock::new(|| models::qwen2().tokenizer().unwrap());
 
 struct Case {
     text: String,
