@@ -69,6 +69,11 @@ impl RaggedCache {
         self.reservation.pages_taken()
     }
 
+    /// Pages set aside for it, in use or not.
+    pub fn pages_reserved(&self) -> usize {
+        self.reservation.pages()
+    }
+
     /// Shape of the pages.
     pub fn shape(&self) -> PageShape {
         self.reservation.shape()

@@ -1,9 +1,9 @@
 //! Which models may share a cache.
 
-use candle_core::Result;
 use lava_kv::{RowDtype, WIRE_VERSION};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::error::LoadError;
 use crate::linear::{Linear, Matrix};
 use crate::model::Model;
 
@@ -17,7 +17,7 @@ impl Model {
     ///
     /// # Errors
     /// The tensor library refused to hand out a weight.
-    pub fn fingerprint(&self, rows: RowDtype) -> Result<[u8; 16]> {
+    pub fn fingerprint(&self, rows: RowDtype) -> Result<[u8; 16], LoadError> {
         let mut hasher = Xxh3::new();
         hasher.update(format!("{WIRE_VERSION} {rows:?} {:?}", self.config()).as_bytes());
         self.embedding().sample(&mut hasher)?;
@@ -34,13 +34,13 @@ impl Model {
 }
 
 impl Linear {
-    fn sample(&self, hasher: &mut Xxh3) -> Result<()> {
+    fn sample(&self, hasher: &mut Xxh3) -> candle_core::Result<()> {
         self.matrix().sample(hasher)
     }
 }
 
 impl Matrix {
-    fn sample(&self, hasher: &mut Xxh3) -> Result<()> {
+    fn sample(&self, hasher: &mut Xxh3) -> candle_core::Result<()> {
         match self {
             Matrix::Dense(weight) => {
                 let (rows, cols) = weight.dims2()?;

@@ -42,12 +42,22 @@ impl Health {
     pub fn new(
         services: &[&'static str],
     ) -> (Health, HealthServer<impl health_server::Health + use<>>) {
-        let state = watch::Sender::new(State::Starting);
-        let service = HealthService {
-            state: state.subscribe(),
-            services: services.to_vec(),
+        let health = Health {
+            state: watch::Sender::new(State::Starting),
         };
-        (Health { state }, HealthServer::new(service))
+        let service = health.service(services);
+        (health, service)
+    }
+
+    /// Another gRPC service that tells the same state; see [`Health::new`].
+    pub fn service(
+        &self,
+        services: &[&'static str],
+    ) -> HealthServer<impl health_server::Health + use<>> {
+        HealthServer::new(HealthService {
+            state: self.state.subscribe(),
+            services: services.to_vec(),
+        })
     }
 
     /// The process has become ready.

@@ -1,0 +1,68 @@
+//! The service that coordinators ask who a worker is.
+
+use std::sync::Arc;
+
+use lava_node::{Health, State};
+use lava_proto::worker::worker_server::{Worker, WorkerServer};
+use lava_proto::worker::{
+    DescribeRequest, Description, GetTextFilesRequest, Load, Role, TextFiles,
+};
+use tonic::{Request, Response, Status};
+
+use crate::loaded::Loaded;
+
+/// How busy a worker is now.
+pub type Busy = Arc<dyn Fn() -> Load + Send + Sync>;
+
+/// Answers `Worker`.
+pub struct Describe {
+    worker_id: String,
+    role: Role,
+    loaded: Arc<Loaded>,
+    busy: Busy,
+    health: Health,
+}
+
+impl Describe {
+    /// The service for a worker with this id.
+    pub fn service(
+        worker_id: String,
+        role: Role,
+        loaded: Arc<Loaded>,
+        busy: Busy,
+        health: Health,
+    ) -> WorkerServer<Self> {
+        WorkerServer::new(Self {
+            worker_id,
+            role,
+            loaded,
+            busy,
+            health,
+        })
+        .max_encoding_message_size(lava_proto::MESSAGE_BYTES_MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl Worker for Describe {
+    async fn describe(
+        &self,
+        _request: Request<DescribeRequest>,
+    ) -> Result<Response<Description>, Status> {
+        Ok(Response::new(Description {
+            worker_id: self.worker_id.clone(),
+            role: self.role.into(),
+            model: Some(self.loaded.describe()),
+            load: Some((self.busy)()),
+            draining: self.health.state() != State::Serving,
+        }))
+    }
+
+    async fn get_text_files(
+        &self,
+        _request: Request<GetTextFilesRequest>,
+    ) -> Result<Response<TextFiles>, Status> {
+        let content = self.loaded.text().to_vec().into();
+        Ok(Response::new(TextFiles { content }))
+    }
+}

@@ -1,0 +1,23 @@
+//! What prefill and decode workers have in common: the loaded model and how it is described to
+//! coordinators, the checked form of an attempt, and the one place where their errors become gRPC
+//! statuses. It refuses to know queues, caches in flight and anything that only one of the two does.
+
+#![forbid(unsafe_code)]
+
+mod attempt;
+mod describe;
+mod listen;
+mod loaded;
+mod model_config;
+mod refusal;
+mod server;
+mod token;
+
+pub use attempt::Attempt;
+pub use describe::{Busy, Describe};
+pub use listen::{Address, ListenSection};
+pub use loaded::{Loaded, LoadedError};
+pub use model_config::{ModelSection, RowDtypeName, WeightsName};
+pub use refusal::Refusal;
+pub use server::server_builder;
+pub use token::{finish_after, sampled_to_wire};

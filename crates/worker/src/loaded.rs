@@ -1,0 +1,118 @@
+//! A model in memory and what others need to know of it.
+
+use std::sync::Arc;
+
+use lava_engine::{LoadError, Model, ModelFiles, PageShape, RowDtype};
+use lava_gguf::{Gguf, GgufError};
+use lava_kv::{CacheShape, WIRE_VERSION};
+use lava_proto::worker as proto;
+use lava_text::{TextError, TextFiles};
+use lava_transfer::dtype_to_wire;
+
+/// Entries of a page: small enough that the unused ends of L * Hkv pages stay few.
+const PAGE_ROWS: usize = 16;
+
+/// A loaded model. Immutable, so that the roles of one process share it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Name that requests ask for.
+    pub name: String,
+    /// The model.
+    pub model: Model,
+    /// How rows are stored and shipped.
+    pub row_dtype: RowDtype,
+    /// Workers with equal ones can be paired.
+    pub fingerprint: [u8; 16],
+    /// Ids that end an answer.
+    pub end_of_text: Vec<u32>,
+    text: Vec<u8>,
+}
+
+/// A model that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadedError {
+    /// Its weights or configuration.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Its tokenizer or chat template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// Its container.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+}
+
+impl Loaded {
+    /// Loads weights and text files. `progress(done, total)` is called after each layer.
+    ///
+    /// # Errors
+    /// A file is missing, broken, or of a kind that is not supported.
+    pub fn load(
+        section: &crate::ModelSection,
+        name: String,
+        files: &ModelFiles,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Arc<Self>, LoadedError> {
+        let text = match files {
+            ModelFiles::Folder(folder) => TextFiles::from_folder(folder)?,
+            ModelFiles::Gguf(file) => TextFiles::from_gguf(&Gguf::open(file)?)?,
+        };
+        let end_of_text = text.tokenizer()?.end_of_text().to_vec();
+        let model = Model::load(files, section.weights.into(), progress)?;
+        let row_dtype = section.row_dtype.into();
+        let fingerprint = model.fingerprint(row_dtype)?;
+        Ok(Arc::new(Self {
+            name,
+            model,
+            row_dtype,
+            fingerprint,
+            end_of_text,
+            text: text.to_bytes(),
+        }))
+    }
+
+    /// Tokenizer and chat template, as `lava_text::TextFiles` writes them.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Shape of the cache's pages.
+    pub fn page_shape(&self) -> PageShape {
+        PageShape {
+            rows: PAGE_ROWS,
+            head_dim: self.model.config().head_dim,
+            dtype: self.row_dtype,
+        }
+    }
+
+    /// Shape of the compact cache of a prompt.
+    pub fn cache_shape(&self, tokens: usize, method: &lava::Config) -> CacheShape {
+        let config = self.model.config();
+        CacheShape {
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            tokens,
+            window_rows: method.window.min(tokens),
+            dtype: self.row_dtype,
+        }
+    }
+
+    /// What coordinators place by.
+    pub fn describe(&self) -> proto::Model {
+        let config = self.model.config();
+        proto::Model {
+            name: self.name.clone(),
+            fingerprint: self.fingerprint.to_vec().into(),
+            positions_max: config.positions_max() as u32,
+            layers: config.layers as u32,
+            kv_heads: config.kv_heads as u32,
+            head_dim: config.head_dim as u32,
+            vocabulary: config.vocabulary as u32,
+            row_dtype: dtype_to_wire(self.row_dtype).into(),
+            end_of_text: self.end_of_text.clone(),
+            text_digest: lava_proto::content_digest(&self.text).to_vec().into(),
+            wire_version: WIRE_VERSION,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The configuration of a decode worker.
+
+use std::time::Duration;
+
+use lava_engine::PageShape;
+use lava_node::{ConfigError, HttpConfig, TelemetryConfig};
+use lava_worker::{ListenSection, ModelSection};
+use serde::Deserialize;
+
+/// All of `decode.toml`. `deploy/config/decode.toml` documents every key.
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecodeConfig {
+    /// Where it listens.
+    pub listen: ListenSection,
+    /// `/metrics` and probes.
+    pub http: HttpConfig,
+    /// Logs.
+    pub telemetry: TelemetryConfig,
+    /// What it runs.
+    pub model: ModelSection,
+    /// Its own bounds.
+    pub decode: DecodeSection,
+}
+
+/// The section `[decode]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecodeSection {
+    /// Memory for the caches of all sequences, bytes.
+    pub cache_bytes: usize,
+    /// Sequences that wait for their cache or run.
+    pub slots_max: usize,
+    /// Sequences of one step.
+    pub batch_max: usize,
+    /// Messages that wait for one caller, who pauses beyond that.
+    pub output_max: usize,
+    /// A caller that takes nothing for this long is ended, milliseconds.
+    pub stall_timeout_ms: u64,
+    /// Frames in flight per transfer.
+    pub frames_in_flight_max: u32,
+    /// Time for what runs once the process is told to end, milliseconds.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for DecodeSection {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 1 << 30,
+            slots_max: 256,
+            batch_max: 64,
+            output_max: 64,
+            stall_timeout_ms: 30_000,
+            frames_in_flight_max: 16,
+            drain_timeout_ms: 30_000,
+        }
+    }
+}
+
+impl DecodeSection {
+    /// # Errors
+    /// A bound is too small to work with.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let bounds = [
+            ("decode.cache_bytes", self.cache_bytes, 1),
+            ("decode.slots_max", self.slots_max, 1),
+            ("decode.batch_max", self.batch_max, 1),
+            // A last token and the end that follows it are sent together.
+            ("decode.output_max", self.output_max, 2),
+            ("decode.stall_timeout_ms", self.stall_timeout_ms as usize, 1),
+            (
+                "decode.frames_in_flight_max",
+                self.frames_in_flight_max as usize,
+                1,
+            ),
+        ];
+        match bounds.into_iter().find(|(_, bound, least)| bound < least) {
+            None => Ok(()),
+            Some((key, bound, least)) => Err(ConfigError::Contradiction {
+                key: key.into(),
+                found: bound.to_string(),
+                expected: format!("at least {least}"),
+            }),
+        }
+    }
+
+    pub(crate) fn pages(&self, shape: PageShape) -> usize {
+        self.cache_bytes / shape.bytes()
+    }
+
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout_ms)
+    }
+
+    pub(crate) fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_file_is_the_defaults() {
+        let sample = include_str!("../../deploy/config/decode.toml");
+        let mut parsed: DecodeConfig = toml::from_str(sample).unwrap();
+        assert!(
+            parsed.model.path.take().is_some(),
+            "the sample names a model"
+        );
+        let mut expected = DecodeConfig::default();
+        expected.listen.address = parsed.listen.address;
+        expected.http.listen = parsed.http.listen;
+        assert_eq!(parsed, expected);
+    }
+
+    #[test]
+    fn a_bound_that_is_too_small_is_refused_by_its_key() {
+        let section = DecodeSection {
+            output_max: 1,
+            ..Default::default()
+        };
+        expect_test::expect!["`decode.output_max` is 1, expected at least 2"]
+            .assert_eq(&section.check().unwrap_err().to_string());
+    }
+}

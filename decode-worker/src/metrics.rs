@@ -1,0 +1,137 @@
+//! Everything a decode worker counts. Names begin with `lava_decode_`.
+
+use std::fmt;
+
+use lava_engine::PagePool;
+use lava_node::Metrics;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+/// Handles to the registered series; cloning shares them.
+#[derive(Clone, Debug)]
+pub(crate) struct Counters {
+    pub(crate) slots: Gauge,
+    pub(crate) tickets: Gauge,
+    pub(crate) transfers: Gauge,
+    pub(crate) reserved: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) transfers_refused: Counter,
+    pub(crate) received_bytes: Counter,
+    pub(crate) completed: Counter,
+    pub(crate) cancelled: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) slow_clients: Counter,
+    pub(crate) tokens: Counter,
+    pub(crate) steps: Counter,
+    pub(crate) step_seconds: Histogram,
+    pub(crate) batch: Histogram,
+}
+
+impl Counters {
+    pub(crate) fn register(metrics: &mut Metrics, pool: PagePool) -> Self {
+        let all = Self {
+            slots: Gauge::default(),
+            tickets: Gauge::default(),
+            transfers: Gauge::default(),
+            reserved: Counter::default(),
+            refused: Counter::default(),
+            transfers_refused: Counter::default(),
+            received_bytes: Counter::default(),
+            completed: Counter::default(),
+            cancelled: Counter::default(),
+            failed: Counter::default(),
+            slow_clients: Counter::default(),
+            tokens: Counter::default(),
+            steps: Counter::default(),
+            step_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            batch: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
+        };
+        let r = metrics.sub_registry("decode");
+        r.register(
+            "slots",
+            "Sequences that wait for their cache or run",
+            all.slots.clone(),
+        );
+        r.register(
+            "tickets",
+            "Reservations whose transfer has not begun",
+            all.tickets.clone(),
+        );
+        r.register(
+            "transfers",
+            "Transfers being received",
+            all.transfers.clone(),
+        );
+        r.register("reserved", "Reservations made", all.reserved.clone());
+        r.register("refused", "Reservations refused", all.refused.clone());
+        r.register(
+            "transfers_refused",
+            "Transfers that broke or were refused",
+            all.transfers_refused.clone(),
+        );
+        r.register(
+            "received_bytes",
+            "Payload bytes of whole transfers",
+            all.received_bytes.clone(),
+        );
+        r.register(
+            "completed",
+            "Answers that came to their end",
+            all.completed.clone(),
+        );
+        r.register(
+            "cancelled",
+            "Requests whose caller left",
+            all.cancelled.clone(),
+        );
+        r.register(
+            "failed",
+            "Requests that ended with an error after their reservation",
+            all.failed.clone(),
+        );
+        r.register(
+            "slow_clients",
+            "Answers that were ended because nobody took their tokens",
+            all.slow_clients.clone(),
+        );
+        r.register("tokens", "Tokens made", all.tokens.clone());
+        r.register("steps", "Steps of the batch", all.steps.clone());
+        r.register("step_seconds", "Time of a step", all.step_seconds.clone());
+        r.register("batch_sequences", "Sequences of a step", all.batch.clone());
+        r.register_collector(Box::new(Pages(pool)));
+        all
+    }
+}
+
+/// The pool's own numbers, read when they are asked for.
+#[derive(Debug)]
+struct Pages(PagePool);
+
+impl Collector for Pages {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let reserved = self.0.pages_reserved();
+        let series = [
+            ("pages_reserved", "Cache pages set aside", reserved),
+            ("pages_total", "Cache pages of the pool", self.0.pages()),
+            (
+                "cache_bytes_reserved",
+                "Bytes of cache pages set aside",
+                reserved * self.0.shape().bytes(),
+            ),
+        ];
+        for (name, help, value) in series {
+            let gauge = ConstGauge::new(value as i64);
+            let metric = encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                prometheus_client::metrics::MetricType::Gauge,
+            )?;
+            gauge.encode(metric)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! A decode worker from its parts.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use lava_engine::PagePool;
+use lava_node::{Health, Metrics, Shutdown, supervise, supervise_thread};
+use lava_proto::worker::decode_server::{self, DecodeServer};
+use lava_proto::worker::{Load, Role, cache_link_server, worker_server};
+use lava_worker::{Describe, Loaded};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::batch::Batch;
+use crate::config::DecodeSection;
+use crate::intake::Intake;
+use crate::metrics::Counters;
+use crate::service::Service;
+use crate::tickets::Tickets;
+
+/// A worker that is about to serve.
+pub struct DecodeWorker {
+    section: DecodeSection,
+    loaded: Arc<Loaded>,
+    pool: PagePool,
+    counters: Counters,
+}
+
+impl DecodeWorker {
+    /// A worker for a loaded model. Its series are registered in `metrics`.
+    pub fn new(section: DecodeSection, loaded: Arc<Loaded>, metrics: &mut Metrics) -> Self {
+        let shape = loaded.page_shape();
+        let pool = PagePool::new(shape, section.pages(shape));
+        let counters = Counters::register(metrics, pool.clone());
+        Self {
+            section,
+            loaded,
+            pool,
+            counters,
+        }
+    }
+
+    /// Serves until `shutdown`, then finishes what runs within the drain timeout.
+    ///
+    /// # Errors
+    /// The socket or the engine's thread failed.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        worker_id: String,
+        health: Health,
+        shutdown: Shutdown,
+    ) -> Result<()> {
+        let (batch, batcher) = Batch::new(
+            self.section.clone(),
+            Arc::clone(&self.loaded),
+            self.counters.clone(),
+        );
+        supervise_thread("decode engine", &health, move || {
+            batcher.run();
+            Ok(())
+        })
+        .context("cannot start the engine's thread")?;
+        let tickets = Tickets::default();
+        let swept = tickets.clone();
+        let sweeping = supervise("ticket sweep", &health, async move {
+            swept.sweep().await;
+            Ok(())
+        });
+
+        let describe = Describe::service(
+            worker_id,
+            Role::Decode,
+            Arc::clone(&self.loaded),
+            self.busy(),
+            health.clone(),
+        );
+        let intake = Intake {
+            tickets: tickets.clone(),
+            batch,
+            frames_in_flight_max: self.section.frames_in_flight_max,
+            counters: self.counters.clone(),
+        };
+        let drain_timeout = self.section.drain_timeout();
+        let service = Service {
+            section: self.section,
+            loaded: self.loaded,
+            pool: self.pool,
+            tickets,
+            health: health.clone(),
+            counters: self.counters,
+        };
+        let service =
+            DecodeServer::new(service).max_decoding_message_size(lava_proto::MESSAGE_BYTES_MAX);
+        health.serving();
+        let draining = {
+            let (shutdown, health) = (shutdown.clone(), health.clone());
+            async move {
+                shutdown.triggered().await;
+                health.draining();
+            }
+        };
+        let names = [
+            worker_server::SERVICE_NAME,
+            decode_server::SERVICE_NAME,
+            cache_link_server::SERVICE_NAME,
+        ];
+        let server = lava_worker::server_builder()
+            .add_service(describe)
+            .add_service(service)
+            .add_service(lava_transfer::server(intake))
+            .add_service(health.service(&names))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), draining);
+        let overdue = async {
+            shutdown.triggered().await;
+            tokio::time::sleep(drain_timeout).await;
+        };
+        let served = tokio::select! {
+            served = server => served.context("the decode worker's server failed"),
+            () = overdue => {
+                tracing::warn!("the drain timeout passed; what was left is ended");
+                Ok(())
+            }
+        };
+        sweeping.abort();
+        served
+    }
+
+    fn busy(&self) -> lava_worker::Busy {
+        let (pool, slots) = (self.pool.clone(), self.counters.slots.clone());
+        let slots_max = self.section.slots_max as u32;
+        Arc::new(move || Load {
+            pages_reserved: pool.pages_reserved() as u64,
+            pages_total: pool.pages() as u64,
+            page_rows: pool.shape().rows as u32,
+            slots: slots.get() as u32,
+            slots_max,
+            ..Default::default()
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! A sequence whose cache is whole.
+
+use std::time::Duration;
+
+use lava_engine::{EngineError, RaggedCache, Sampler};
+use lava_node::Held;
+use lava_proto::v1::{FinishReason, TransferStats};
+use lava_proto::worker::decode_event::Event;
+use lava_proto::worker::{DecodeDone, Tokens};
+use lava_worker::{Attempt, Refusal, finish_after, sampled_to_wire};
+use tokio::time::Instant;
+
+use crate::batch::Live;
+use crate::output::Output;
+
+/// Room in an output that a step may need: a token and the end.
+const ROOM_MIN: usize = 2;
+
+/// A running sequence. Dropping it frees its pages.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    attempt: Attempt,
+    pub(crate) cache: RaggedCache,
+    sampler: Sampler,
+    output: Output,
+    /// The token that the next step appends.
+    pub(crate) token: u32,
+    /// Tokens of this attempt so far.
+    made: usize,
+    sealed: Instant,
+    stats: TransferStats,
+    /// Since when there is no room for its output.
+    paused: Option<Instant>,
+    pub(crate) span: tracing::Span,
+    _shown: Held,
+}
+
+/// What becomes of a sequence before a step.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It takes part.
+    Ready,
+    /// Its caller must take tokens first.
+    Paused,
+    /// Its caller left.
+    Left,
+    /// It is out of time, or its caller took nothing for too long.
+    Overdue(Overdue),
+}
+
+/// Which time is up.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Overdue {
+    /// The request's.
+    Deadline,
+    /// The caller's.
+    Stall,
+}
+
+impl Sequence {
+    pub(crate) fn new(live: Live) -> Self {
+        let Live {
+            slot,
+            first_token,
+            sealed,
+        } = live;
+        Self {
+            sampler: slot.sampler.resume(&[first_token]),
+            attempt: slot.attempt,
+            cache: slot.cache,
+            output: slot.output,
+            token: first_token,
+            made: 1,
+            sealed,
+            stats: TransferStats::default(),
+            paused: None,
+            span: slot.span,
+            _shown: slot.shown,
+        }
+    }
+
+    /// Whether it takes part in the next step.
+    pub(crate) fn turn(&mut self, now: Instant, stall_timeout: Duration) -> Turn {
+        if self.output.is_closed() {
+            return Turn::Left;
+        }
+        if now >= self.attempt.deadline {
+            return Turn::Overdue(Overdue::Deadline);
+        }
+        if self.output.room() >= ROOM_MIN {
+            self.paused = None;
+            return Turn::Ready;
+        }
+        let since = *self.paused.get_or_insert(now);
+        match now - since >= stall_timeout {
+            true => Turn::Overdue(Overdue::Stall),
+            false => Turn::Paused,
+        }
+    }
+
+    /// A step begins with this sequence in it.
+    pub(crate) fn step_began(&mut self, now: Instant) {
+        if self.made == 1 {
+            self.stats.first_step_wait_ms = (now - self.sealed).as_secs_f64() * 1e3;
+        }
+    }
+
+    /// Takes the logits of a step of `took`; true if the answer ended.
+    ///
+    /// # Errors
+    /// The logits hold no number.
+    pub(crate) fn advance(&mut self, logits: &[f32], took: Duration) -> Result<bool, EngineError> {
+        let sampled = self.sampler.sample(logits)?;
+        if self.made == 1 {
+            self.stats.first_step_ms = took.as_secs_f64() * 1e3;
+        }
+        self.made += 1;
+        self.token = sampled.token;
+        let token = sampled_to_wire(&sampled, &self.attempt);
+        self.output.send(Event::Tokens(Tokens {
+            tokens: vec![token],
+        }));
+        let finish = finish_after(&self.attempt, sampled.token, self.made);
+        if let Some(reason) = finish {
+            self.done(reason);
+        }
+        Ok(finish.is_some())
+    }
+
+    fn done(&self, reason: FinishReason) {
+        self.output.send(Event::Done(DecodeDone {
+            reason: reason.into(),
+            stats: Some(self.stats),
+        }));
+    }
+
+    /// Ends it with an error.
+    pub(crate) fn fail(self, refusal: Refusal) {
+        tracing::info!(parent: &self.span, %refusal, "ended");
+        self.output.fail(refusal);
+    }
+
+    /// The error of a sequence that is out of time.
+    pub(crate) fn overdue(&self, overdue: Overdue, stall_timeout: Duration) -> Refusal {
+        match overdue {
+            Overdue::Deadline => Refusal::Deadline { stage: "in decode" },
+            Overdue::Stall => Refusal::SlowClient {
+                seconds: stall_timeout.as_secs(),
+                events: self.output.waiting(),
+            },
+        }
+    }
+}

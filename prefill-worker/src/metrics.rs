@@ -1,0 +1,128 @@
+//! Everything a prefill worker counts. Names begin with `lava_prefill_`.
+
+use std::sync::atomic::AtomicU64;
+
+use lava_node::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+/// Handles to the registered series; cloning shares them.
+#[derive(Clone, Debug)]
+pub(crate) struct Counters {
+    /// Requests that wait or run.
+    pub(crate) queue: Gauge,
+    /// Their prompt tokens.
+    pub(crate) queue_tokens: Gauge,
+    /// Bytes of pages of the prompt that runs.
+    pub(crate) cache_bytes: Gauge,
+    /// Transfers that have no receipt yet.
+    pub(crate) transfers: Gauge,
+    pub(crate) completed: Counter,
+    pub(crate) cancelled: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) prompt_tokens: Counter,
+    pub(crate) full_bytes: Counter,
+    pub(crate) shipped_bytes: Counter,
+    pub(crate) queue_seconds: Histogram,
+    pub(crate) prefill_seconds: Histogram,
+    pub(crate) scoring_seconds: Counter<f64, AtomicU64>,
+    pub(crate) receipt_seconds: Histogram,
+}
+
+impl Counters {
+    pub(crate) fn register(metrics: &mut Metrics) -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 20));
+        let all = Self {
+            queue: Gauge::default(),
+            queue_tokens: Gauge::default(),
+            cache_bytes: Gauge::default(),
+            transfers: Gauge::default(),
+            completed: Counter::default(),
+            cancelled: Counter::default(),
+            failed: Counter::default(),
+            refused: Counter::default(),
+            prompt_tokens: Counter::default(),
+            full_bytes: Counter::default(),
+            shipped_bytes: Counter::default(),
+            queue_seconds: seconds(),
+            prefill_seconds: seconds(),
+            scoring_seconds: Counter::default(),
+            receipt_seconds: seconds(),
+        };
+        let r = metrics.sub_registry("prefill");
+        r.register("queue", "Requests that wait or run", all.queue.clone());
+        r.register(
+            "queue_tokens",
+            "Prompt tokens of requests that wait or run",
+            all.queue_tokens.clone(),
+        );
+        r.register(
+            "cache_bytes",
+            "Bytes of cache pages held by the prompt that runs",
+            all.cache_bytes.clone(),
+        );
+        r.register(
+            "transfers",
+            "Transfers without a receipt yet",
+            all.transfers.clone(),
+        );
+        r.register(
+            "completed",
+            "Prompts whose first token was sent and whose cache, if any, was received",
+            all.completed.clone(),
+        );
+        r.register(
+            "cancelled",
+            "Requests whose caller left",
+            all.cancelled.clone(),
+        );
+        r.register(
+            "failed",
+            "Requests that ended with an error after they were queued",
+            all.failed.clone(),
+        );
+        r.register(
+            "refused",
+            "Requests that were not queued",
+            all.refused.clone(),
+        );
+        r.register(
+            "prompt_tokens",
+            "Prompt tokens computed",
+            all.prompt_tokens.clone(),
+        );
+        r.register(
+            "full_bytes",
+            "Bytes that whole caches would have shipped",
+            all.full_bytes.clone(),
+        );
+        r.register(
+            "shipped_bytes",
+            "Bytes of all frames shipped",
+            all.shipped_bytes.clone(),
+        );
+        r.register(
+            "queue_seconds",
+            "Time in the queue",
+            all.queue_seconds.clone(),
+        );
+        r.register(
+            "seconds",
+            "Time of a prompt in the engine",
+            all.prefill_seconds.clone(),
+        );
+        r.register(
+            "scoring_seconds",
+            "Time spent on scores, ranking and gathering",
+            all.scoring_seconds.clone(),
+        );
+        r.register(
+            "receipt_seconds",
+            "End of the last layer to the receipt",
+            all.receipt_seconds.clone(),
+        );
+        all
+    }
+}

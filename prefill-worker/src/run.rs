@@ -1,0 +1,123 @@
+//! A prefill worker from its parts.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use lava_engine::PagePool;
+use lava_node::{Health, Metrics, Shutdown, supervise_thread};
+use lava_proto::worker::prefill_server::{self, PrefillServer};
+use lava_proto::worker::{Load, Role, worker_server};
+use lava_worker::{Describe, Loaded};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::config::PrefillSection;
+use crate::links::Links;
+use crate::metrics::Counters;
+use crate::queue::Queue;
+use crate::runner::Runner;
+use crate::service::Service;
+
+/// A worker that is about to serve.
+pub struct PrefillWorker {
+    section: PrefillSection,
+    loaded: Arc<Loaded>,
+    counters: Counters,
+}
+
+impl PrefillWorker {
+    /// A worker for a loaded model. Its series are registered in `metrics`.
+    pub fn new(section: PrefillSection, loaded: Arc<Loaded>, metrics: &mut Metrics) -> Self {
+        let counters = Counters::register(metrics);
+        Self {
+            section,
+            loaded,
+            counters,
+        }
+    }
+
+    /// Serves until `shutdown`, then finishes what is queued within the drain timeout.
+    ///
+    /// # Errors
+    /// The socket or the engine's thread failed.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        worker_id: String,
+        health: Health,
+        shutdown: Shutdown,
+    ) -> Result<()> {
+        let queue = Queue::new(&self.section, self.counters.clone());
+        let (jobs, receiver) = mpsc::channel(self.section.queue_max);
+        let shape = self.loaded.page_shape();
+        let runner = Runner {
+            loaded: Arc::clone(&self.loaded),
+            pool: PagePool::new(shape, self.section.pages(shape)),
+            section: self.section.clone(),
+            counters: self.counters.clone(),
+            runtime: Handle::current(),
+        };
+        supervise_thread("prefill engine", &health, move || {
+            runner.run(receiver);
+            Ok(())
+        })
+        .context("cannot start the engine's thread")?;
+
+        let (load_queue, queue_max) = (queue.clone(), self.section.queue_max as u32);
+        let busy = Arc::new(move || {
+            let (requests, tokens) = load_queue.load();
+            Load {
+                queue: requests as u32,
+                queue_max,
+                queue_tokens: tokens as u64,
+                ..Default::default()
+            }
+        });
+        let describe = Describe::service(
+            worker_id,
+            Role::Prefill,
+            Arc::clone(&self.loaded),
+            busy,
+            health.clone(),
+        );
+        let drain_timeout = self.section.drain_timeout();
+        let service = Service {
+            links: Links::new(self.section.connect_timeout()),
+            loaded: self.loaded,
+            queue,
+            jobs,
+            health: health.clone(),
+            counters: self.counters,
+        };
+        let service =
+            PrefillServer::new(service).max_decoding_message_size(lava_proto::MESSAGE_BYTES_MAX);
+        health.serving();
+        let draining = {
+            let (shutdown, health) = (shutdown.clone(), health.clone());
+            async move {
+                shutdown.triggered().await;
+                health.draining();
+            }
+        };
+        let server = lava_worker::server_builder()
+            .add_service(describe)
+            .add_service(service)
+            .add_service(
+                health.service(&[worker_server::SERVICE_NAME, prefill_server::SERVICE_NAME]),
+            )
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), draining);
+        let overdue = async {
+            shutdown.triggered().await;
+            tokio::time::sleep(drain_timeout).await;
+        };
+        tokio::select! {
+            served = server => served.context("the prefill worker's server failed"),
+            () = overdue => {
+                tracing::warn!("the drain timeout passed; what was left is ended");
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The thread that the engine runs on: one prompt after another.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lava_engine::{EngineError, LayerDone, PagePool, PrefillStats, Sampler};
+use lava_kv::Receipt;
+use lava_node::Held;
+use lava_proto::v1::{FinishReason, TransferStats};
+use lava_proto::worker::prefill_event::Event;
+use lava_proto::worker::{FirstToken, PrefillDone, PrefillEvent};
+use lava_transfer::ShipError;
+use lava_worker::{Loaded, Refusal, finish_after, sampled_to_wire};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::config::PrefillSection;
+use crate::metrics::Counters;
+use crate::queue::{Events, Job};
+use crate::service::engine_request;
+use crate::shipment::{Sealed, Shipment};
+
+/// Runs jobs until their channel closes.
+pub(crate) struct Runner {
+    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) pool: PagePool,
+    pub(crate) section: PrefillSection,
+    pub(crate) counters: Counters,
+    pub(crate) runtime: Handle,
+}
+
+impl Runner {
+    pub(crate) fn run(&self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.blocking_recv() {
+            let _span = job.span.clone().entered();
+            self.serve(job);
+        }
+    }
+
+    fn serve(&self, job: Job) {
+        let events = job.events.clone();
+        if let Err(refusal) = self.prefill(job) {
+            fail(&self.counters, &events, refusal);
+        }
+    }
+
+    /// After `Ok` the request is over, or goes on without this thread.
+    fn prefill(&self, job: Job) -> Result<(), Refusal> {
+        let queue = job.queued.elapsed();
+        self.counters.queue_seconds.observe(queue.as_secs_f64());
+        if let Some(refusal) = ended(&job, "in the prefill queue") {
+            return Err(refusal);
+        }
+        // One token needs no decode worker.
+        let mut shipment = (job.attempt.max_tokens > 1).then(|| self.start(&job));
+        let mut layer_end = Instant::now();
+        let mut failed = None;
+        let mut after_layer = |done: LayerDone<'_>| {
+            layer_end = Instant::now();
+            let bytes = done.cache.pages() * self.pool.shape().bytes();
+            self.counters.cache_bytes.set(bytes as i64);
+            failed = ended(&job, "in prefill");
+            let shipped = shipment
+                .as_mut()
+                .is_none_or(|shipment| shipment.layer(done));
+            match failed.is_none() && shipped {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        let request = engine_request(&job.attempt, &job.prompt);
+        let result = self
+            .loaded
+            .model
+            .prefill(&request, &self.pool, &mut after_layer);
+        self.counters.cache_bytes.set(0);
+        let prefilled = match (result, failed) {
+            (Ok(prefilled), _) => prefilled,
+            (Err(_), Some(refusal)) => return Err(refusal),
+            (Err(EngineError::Cancelled { .. }), None) => {
+                let shipment = shipment.expect("only a shipment stops a prefill that may go on");
+                return Err(shipment.failure(&self.runtime).into());
+            }
+            (Err(error), None) => return Err(error.into()),
+        };
+        self.count(&job, &prefilled.stats);
+
+        let answered = &job.attempt.answered;
+        let (prompt, _) = job.prompt.split_at(job.prompt.len() - answered.len());
+        let vocabulary = self.loaded.model.config().vocabulary;
+        let sampler = Sampler::new(job.attempt.sampling.clone(), prompt, vocabulary)?;
+        let sampled = sampler.resume(answered).sample(&prefilled.logits)?;
+        let finish = finish_after(&job.attempt, sampled.token, 1);
+        let first = FirstToken {
+            token: Some(sampled_to_wire(&sampled, &job.attempt)),
+            finish: finish.unwrap_or(FinishReason::Unspecified).into(),
+        };
+        send(&job.events, Event::FirstToken(first));
+        drop(prefilled.cache);
+        let stats = TransferStats {
+            queue_ms: milliseconds(queue),
+            prefill_ms: milliseconds(prefilled.stats.total),
+            scoring_ms: milliseconds(prefilled.stats.scoring),
+            full_bytes: job.attempt.shape.full_bytes() as u64,
+            ..Default::default()
+        };
+        match shipment.filter(|_| finish.is_none()) {
+            None => {
+                self.counters.completed.inc();
+                send(&job.events, done(stats));
+            }
+            Some(shipment) => self.finish(job, shipment.seal(sampled.token), stats, layer_end),
+        }
+        Ok(())
+    }
+
+    fn start(&self, job: &Job) -> Shipment {
+        let header = job.attempt.header(job.ticket, self.loaded.fingerprint);
+        Shipment::start(
+            &self.runtime,
+            job.link.clone(),
+            header,
+            self.section.frames_queued_max,
+            job.attempt.deadline,
+            Held::new(self.counters.transfers.clone(), 1),
+        )
+    }
+
+    fn count(&self, job: &Job, stats: &PrefillStats) {
+        self.counters.prompt_tokens.inc_by(job.prompt.len() as u64);
+        self.counters
+            .prefill_seconds
+            .observe(stats.total.as_secs_f64());
+        self.counters
+            .scoring_seconds
+            .inc_by(stats.scoring.as_secs_f64());
+    }
+
+    /// Waits for the receipt beside the next prompt.
+    fn finish(&self, job: Job, sealed: Sealed, mut stats: TransferStats, layer_end: Instant) {
+        let shape = job.attempt.shape;
+        stats.shipped_bytes = sealed.payload_bytes;
+        stats.rows_kept = sealed.rows;
+        stats.row_bytes = shape.row_bytes(sealed.rows as usize) as u64;
+        stats.early_share = sealed.early_share;
+        stats.early_share_bound = sealed.early_share_bound;
+        let counters = self.counters.clone();
+        let Job {
+            events,
+            place,
+            span,
+            ..
+        } = job;
+        let waiting = async move {
+            let expected = Receipt {
+                rows: sealed.rows,
+                checksum: sealed.checksum,
+            };
+            let receipt = tokio::select! {
+                receipt = sealed.sending.receipt() => receipt,
+                // The caller left; dropping the transfer ends it.
+                () = events.closed() => return fail(&counters, &events, Refusal::CallerLeft),
+            };
+            drop(place);
+            match receipt {
+                Ok(receipt) if receipt == expected => {
+                    let wait = layer_end.elapsed();
+                    counters.receipt_seconds.observe(wait.as_secs_f64());
+                    counters.full_bytes.inc_by(stats.full_bytes);
+                    counters.shipped_bytes.inc_by(stats.shipped_bytes);
+                    counters.completed.inc();
+                    stats.receipt_ms = milliseconds(wait);
+                    stats.transfer_ms = sealed
+                        .began
+                        .map_or(0.0, |began| milliseconds(began.elapsed()));
+                    send(&events, done(stats));
+                }
+                Ok(_) => {
+                    let error = ShipError::Unexpected {
+                        found: "a receipt for other rows",
+                        expected: "one for what was sent",
+                    };
+                    fail(&counters, &events, error.into());
+                }
+                Err(error) => fail(&counters, &events, error.into()),
+            }
+        };
+        self.runtime
+            .spawn(tracing::Instrument::instrument(waiting, span));
+    }
+}
+
+/// Why a job need not go on.
+fn ended(job: &Job, stage: &'static str) -> Option<Refusal> {
+    if job.events.is_closed() {
+        return Some(Refusal::CallerLeft);
+    }
+    (Instant::now() >= job.attempt.deadline).then_some(Refusal::Deadline { stage })
+}
+
+fn fail(counters: &Counters, events: &Events, refusal: Refusal) {
+    match events.is_closed() {
+        true => counters.cancelled.inc(),
+        false => counters.failed.inc(),
+    };
+    tracing::info!(%refusal, "ended");
+    let _ = events.try_send(Err(refusal.into()));
+}
+
+fn send(events: &Events, event: Event) {
+    // A caller that left is noticed where work would go on.
+    let _ = events.try_send(Ok(PrefillEvent { event: Some(event) }));
+}
+
+fn done(stats: TransferStats) -> Event {
+    Event::Done(PrefillDone { stats: Some(stats) })
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

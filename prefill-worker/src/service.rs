@@ -1,0 +1,95 @@
+//! The service `Prefill`.
+
+use std::sync::Arc;
+
+use lava_engine::PrefillRequest as EngineRequest;
+use lava_node::{Health, State};
+use lava_proto::worker::prefill_server::Prefill;
+use lava_proto::worker::{PrefillEvent, PrefillRequest};
+use lava_worker::{Attempt, Loaded, Refusal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::links::Links;
+use crate::metrics::Counters;
+use crate::queue::{EVENTS_MAX, Job, Queue};
+
+/// Checks requests and queues them for the engine's thread.
+pub(crate) struct Service {
+    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) queue: Queue,
+    pub(crate) links: Links,
+    pub(crate) jobs: mpsc::Sender<Job>,
+    pub(crate) health: Health,
+    pub(crate) counters: Counters,
+}
+
+#[tonic::async_trait]
+impl Prefill for Service {
+    type RunStream = ReceiverStream<Result<PrefillEvent, Status>>;
+
+    async fn run(
+        &self,
+        request: Request<PrefillRequest>,
+    ) -> Result<Response<Self::RunStream>, Status> {
+        let (events, stream) = mpsc::channel(EVENTS_MAX);
+        self.accept(request.into_inner(), events)
+            .inspect_err(|refusal| {
+                self.counters.refused.inc();
+                tracing::info!(%refusal, "refused");
+            })?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl Service {
+    fn accept(&self, request: PrefillRequest, events: crate::queue::Events) -> Result<(), Refusal> {
+        if self.health.state() != State::Serving {
+            return Err(Refusal::Draining);
+        }
+        let prompt = request.prompt;
+        let attempt = Attempt::check(request.attempt.unwrap_or_default(), &self.loaded)?;
+        if lava_proto::prompt_digest(&prompt) != attempt.prompt_digest
+            || prompt.len() != attempt.shape.tokens
+            || attempt.answered.len() >= prompt.len()
+        {
+            return Err(Refusal::Field {
+                field: "prompt",
+                found: format!("{} ids with another digest", prompt.len()),
+                expected: format!("the {} ids of the attempt's digest", attempt.shape.tokens),
+            });
+        }
+        engine_request(&attempt, &prompt).check(&self.loaded.model)?;
+        let ticket = Attempt::ticket(&request.ticket)?;
+        let link = self.links.to(&request.link_address)?;
+        let place = self.queue.enter(prompt.len())?;
+        let span =
+            tracing::info_span!("prefill", request = %attempt.request_id, attempt = attempt.number);
+        let job = Job {
+            attempt,
+            prompt,
+            ticket,
+            link,
+            events,
+            queued: Instant::now(),
+            place,
+            span,
+        };
+        // The queue's bound is the channel's, so only a thread that is gone refuses.
+        let stopped = |_| Refusal::Stopped { part: "engine" };
+        self.jobs.try_send(job).map_err(stopped)
+    }
+}
+
+/// What the engine is asked for: nothing is appended on this side.
+pub(crate) fn engine_request<'a>(attempt: &Attempt, prompt: &'a [u32]) -> EngineRequest<'a> {
+    EngineRequest {
+        tokens: prompt,
+        policy: attempt.policy,
+        config: attempt.method.clone(),
+        budget: attempt.budget,
+        appended_max: 0,
+    }
+}

@@ -1,0 +1,177 @@
+//! One cache on its way: cut into frames on the engine's thread, sent by a task.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use lava_engine::{LayerDone, RaggedCache};
+use lava_kv::{Header, Outbound, Receipt, RowSource};
+use lava_node::Held;
+use lava_transfer::{Link, PAYLOAD_BYTES_MAX, Part, Sent, ShipError, ship};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// A transfer whose rows become certain layer by layer.
+#[derive(Debug)]
+pub(crate) struct Shipment {
+    outbound: Outbound,
+    parts: mpsc::Sender<Part>,
+    sent: Arc<Sent>,
+    began: Option<Instant>,
+    early: Option<Early>,
+    sending: Sending,
+}
+
+/// What was on its way when the last layer began.
+#[derive(Clone, Copy, Debug)]
+struct Early {
+    /// Payload bytes that the link had taken.
+    bytes: u64,
+    /// Rows that were certain.
+    rows: u64,
+}
+
+/// The task that sends; it ends with this value.
+#[derive(Debug)]
+pub(crate) struct Sending(JoinHandle<Result<Receipt, ShipError>>);
+
+/// A whole cache on its way.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) sending: Sending,
+    pub(crate) checksum: u64,
+    pub(crate) rows: u64,
+    pub(crate) payload_bytes: u64,
+    /// When the first frame was made.
+    pub(crate) began: Option<Instant>,
+    /// Share of the payload that the link had taken when the last layer began, and the most it could.
+    pub(crate) early_share: f64,
+    pub(crate) early_share_bound: f64,
+}
+
+impl Shipment {
+    /// Opens the transfer; `shown` is dropped when it ended.
+    pub(crate) fn start(
+        runtime: &Handle,
+        link: Link,
+        header: Header,
+        frames_queued_max: usize,
+        deadline: Instant,
+        shown: Held,
+    ) -> Self {
+        let (parts, queue) = mpsc::channel(frames_queued_max);
+        let sent = Arc::new(Sent::default());
+        let counted = Arc::clone(&sent);
+        let task = runtime.spawn(async move {
+            let _shown = shown;
+            ship(&link, &header, queue, &counted, deadline).await
+        });
+        Self {
+            outbound: Outbound::new(header, PAYLOAD_BYTES_MAX),
+            parts,
+            sent,
+            began: None,
+            early: None,
+            sending: Sending(task),
+        }
+    }
+
+    /// Ships what `done` made certain. Waits while too many frames are queued; `false` if the
+    /// transfer has ended.
+    pub(crate) fn layer(&mut self, done: LayerDone<'_>) -> bool {
+        let window = done.cascade.window_rows();
+        let certain: Vec<usize> = (0..=done.layer)
+            .flat_map(|layer| done.cascade.certain(layer).iter().map(|rows| window + rows))
+            .collect();
+        let kv_heads = self.outbound.header().shape.kv_heads;
+        let rows = Rows { done, kv_heads };
+        self.began.get_or_insert_with(Instant::now);
+        for frame in self.outbound.ship(&certain, &rows) {
+            if self.parts.blocking_send(Part::Frame(frame)).is_err() {
+                return false;
+            }
+        }
+        if done.layer + 2 == self.outbound.header().shape.layers {
+            self.early = Some(Early {
+                bytes: self.sent.bytes(),
+                rows: self.outbound.rows(),
+            });
+        }
+        true
+    }
+
+    /// Ends the transfer with the answer's first token; the receipt comes later.
+    pub(crate) fn seal(self, first_token: u32) -> Sealed {
+        let rows = self.outbound.rows();
+        let payload_bytes = self.outbound.payload_bytes();
+        let seal = self.outbound.seal(first_token);
+        let checksum = seal.checksum;
+        // If the transfer has ended already, its error says why.
+        let _ = self.parts.blocking_send(Part::Seal(seal));
+        let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+        let early = self.early;
+        Sealed {
+            sending: self.sending,
+            checksum,
+            rows,
+            payload_bytes,
+            began: self.began,
+            early_share: early.map_or(0.0, |early| share(early.bytes, payload_bytes)),
+            early_share_bound: early.map_or(0.0, |early| share(early.rows, rows)),
+        }
+    }
+
+    /// Why the transfer ended early. Called when [`layer`](Self::layer) said so.
+    pub(crate) fn failure(self, runtime: &Handle) -> ShipError {
+        drop(self.parts);
+        match runtime.block_on(self.sending.receipt()) {
+            Err(error) => error,
+            Ok(_) => ShipError::Unexpected {
+                found: "a receipt",
+                expected: "the seal first",
+            },
+        }
+    }
+}
+
+impl Sending {
+    /// Waits for the receipt.
+    pub(crate) async fn receipt(mut self) -> Result<Receipt, ShipError> {
+        (&mut self.0).await.unwrap_or(Err(ShipError::Unfinished))
+    }
+}
+
+impl Drop for Sending {
+    /// A transfer that nobody waits for is given up, and the receiver drops what it has.
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The rows of the finished layers, in the order in which they are kept.
+struct Rows<'a> {
+    done: LayerDone<'a>,
+    kv_heads: usize,
+}
+
+impl Rows<'_> {
+    fn cache(&self) -> &RaggedCache {
+        self.done.cache
+    }
+}
+
+impl RowSource for Rows<'_> {
+    fn position(&self, table: usize, row: usize) -> u32 {
+        let order = self
+            .done
+            .cascade
+            .head_order(table / self.kv_heads, table % self.kv_heads);
+        order[row - self.done.cascade.window_rows()]
+    }
+
+    fn copy_rows(&self, table: usize, rows: Range<usize>, out: &mut Vec<u8>) {
+        let (layer, head) = (table / self.kv_heads, table % self.kv_heads);
+        self.cache().copy_rows(layer, head, rows, out);
+    }
+}
