@@ -1,1 +1,48 @@
-//! Under construction.
+//! The coordinator: it accepts requests, turns text into ids, places each request on a prefill worker
+//! and a decode worker, follows it through faults and streams the answer. It refuses to know tensors,
+//! weights and the bytes of a cache, and builds without candle. Its own binary and the process with all
+//! roles call [`run`].
+
+#![forbid(unsafe_code)]
+
+// In reading order.
+mod config;
+
+mod run;
+
+mod service;
+
+mod request_id;
+
+mod deadline;
+
+mod convert;
+
+mod texts;
+
+mod snapshot;
+
+mod placement;
+
+mod ledger;
+
+mod roster;
+
+mod flight;
+
+mod drive;
+
+mod wire;
+
+mod answer;
+
+mod status;
+
+mod metrics;
+
+pub use config::{
+    Config, DefaultsConfig, DrainConfig, LimitsConfig, ListenConfig, Plan, RetryConfig,
+    WorkersConfig,
+};
+pub use metrics::CoordinatorMetrics;
+pub use run::{SERVICES, run};

@@ -7,9 +7,8 @@ use lava_engine::PagePool;
 use lava_node::{Health, Metrics, Shutdown, supervise, supervise_thread};
 use lava_proto::worker::decode_server::{self, DecodeServer};
 use lava_proto::worker::{Load, Role, cache_link_server, worker_server};
-use lava_worker::{Describe, Loaded};
+use lava_worker::{Describe, Drain, Loaded, serve, server_builder};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::batch::Batch;
 use crate::config::DecodeSection;
@@ -81,7 +80,13 @@ impl DecodeWorker {
             frames_in_flight_max: self.section.frames_in_flight_max,
             counters: self.counters.clone(),
         };
-        let drain_timeout = self.section.drain_timeout();
+        let drain = Drain {
+            timeout: self.section.drain_timeout(),
+            idle: {
+                let counters = self.counters.clone();
+                move || counters.slots.get() == 0
+            },
+        };
         let service = Service {
             section: self.section,
             loaded: self.loaded,
@@ -92,36 +97,19 @@ impl DecodeWorker {
         };
         let service =
             DecodeServer::new(service).max_decoding_message_size(lava_proto::MESSAGE_BYTES_MAX);
-        health.serving();
-        let draining = {
-            let (shutdown, health) = (shutdown.clone(), health.clone());
-            async move {
-                shutdown.triggered().await;
-                health.draining();
-            }
-        };
         let names = [
             worker_server::SERVICE_NAME,
             decode_server::SERVICE_NAME,
             cache_link_server::SERVICE_NAME,
         ];
-        let server = lava_worker::server_builder()
+        let router = server_builder()
             .add_service(describe)
             .add_service(service)
             .add_service(lava_transfer::server(intake))
-            .add_service(health.service(&names))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), draining);
-        let overdue = async {
-            shutdown.triggered().await;
-            tokio::time::sleep(drain_timeout).await;
-        };
-        let served = tokio::select! {
-            served = server => served.context("the decode worker's server failed"),
-            () = overdue => {
-                tracing::warn!("the drain timeout passed; what was left is ended");
-                Ok(())
-            }
-        };
+            .add_service(health.service(&names));
+        let served = serve(router, listener, health, shutdown, drain)
+            .await
+            .context("the decode worker's server failed");
         sweeping.abort();
         served
     }

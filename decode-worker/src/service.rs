@@ -48,11 +48,12 @@ impl Service {
             return Err(Refusal::Draining);
         }
         let attempt = Attempt::check(request.attempt.unwrap_or_default(), &self.loaded)?;
-        if request.rows_max != attempt.rows_max() as u64 {
+        let rows_max = attempt.rows_grown_max() as u64;
+        if request.rows_max != rows_max {
             return Err(Refusal::Field {
                 field: "rows_max",
                 found: request.rows_max.to_string(),
-                expected: format!("{}, by the attempt's policy and budget", attempt.rows_max()),
+                expected: format!("{rows_max}, by the attempt's policy, budget and max_tokens"),
             });
         }
         let shown = self.slot()?;

@@ -44,8 +44,8 @@ impl Slot {
         let sampler = sampler.resume(&attempt.answered);
         let shape = attempt.shape;
         let rows_max = attempt.rows_max();
-        let grown = rows_max.saturating_add(shape.tables() * (attempt.max_tokens - 1));
-        let reservation = pool.reserve(pool.shape().pages_max(grown, shape.tables()))?;
+        let pages = pool.shape().pages_max(attempt.rows_grown_max(), shape.tables());
+        let reservation = pool.reserve(pages)?;
         let cache = RaggedCache::new(shape.layers, shape.kv_heads, shape.tokens, reservation);
         let span =
             tracing::info_span!("decode", request = %attempt.request_id, attempt = attempt.number);

@@ -7,11 +7,10 @@ use lava_engine::PagePool;
 use lava_node::{Health, Metrics, Shutdown, supervise_thread};
 use lava_proto::worker::prefill_server::{self, PrefillServer};
 use lava_proto::worker::{Load, Role, worker_server};
-use lava_worker::{Describe, Loaded};
+use lava_worker::{Describe, Drain, Loaded, serve, server_builder};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::config::PrefillSection;
 use crate::links::Links;
@@ -82,7 +81,13 @@ impl PrefillWorker {
             busy,
             health.clone(),
         );
-        let drain_timeout = self.section.drain_timeout();
+        let drain = Drain {
+            timeout: self.section.drain_timeout(),
+            idle: {
+                let counters = self.counters.clone();
+                move || counters.queue.get() == 0 && counters.transfers.get() == 0
+            },
+        };
         let service = Service {
             links: Links::new(self.section.connect_timeout()),
             loaded: self.loaded,
@@ -93,31 +98,14 @@ impl PrefillWorker {
         };
         let service =
             PrefillServer::new(service).max_decoding_message_size(lava_proto::MESSAGE_BYTES_MAX);
-        health.serving();
-        let draining = {
-            let (shutdown, health) = (shutdown.clone(), health.clone());
-            async move {
-                shutdown.triggered().await;
-                health.draining();
-            }
-        };
-        let server = lava_worker::server_builder()
+        let router = server_builder()
             .add_service(describe)
             .add_service(service)
             .add_service(
                 health.service(&[worker_server::SERVICE_NAME, prefill_server::SERVICE_NAME]),
-            )
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), draining);
-        let overdue = async {
-            shutdown.triggered().await;
-            tokio::time::sleep(drain_timeout).await;
-        };
-        tokio::select! {
-            served = server => served.context("the prefill worker's server failed"),
-            () = overdue => {
-                tracing::warn!("the drain timeout passed; what was left is ended");
-                Ok(())
-            }
-        }
+            );
+        serve(router, listener, health, shutdown, drain)
+            .await
+            .context("the prefill worker's server failed")
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Shipment {
 /// What was on its way when the last layer began.
 #[derive(Clone, Copy, Debug)]
 struct Early {
-    /// Payload bytes that the link had taken.
+    /// Payload bytes that the link had taken, and those handed to it right then.
     bytes: u64,
     /// Rows that were certain.
     rows: u64,
@@ -87,6 +87,7 @@ impl Shipment {
         let kv_heads = self.outbound.header().shape.kv_heads;
         let rows = Rows { done, kv_heads };
         self.began.get_or_insert_with(Instant::now);
+        let (taken, before) = (self.sent.bytes(), self.outbound.payload_bytes());
         for frame in self.outbound.ship(&certain, &rows) {
             if self.parts.blocking_send(Part::Frame(frame)).is_err() {
                 return false;
@@ -94,7 +95,7 @@ impl Shipment {
         }
         if done.layer + 2 == self.outbound.header().shape.layers {
             self.early = Some(Early {
-                bytes: self.sent.bytes(),
+                bytes: taken + (self.outbound.payload_bytes() - before),
                 rows: self.outbound.rows(),
             });
         }

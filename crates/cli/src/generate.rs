@@ -23,7 +23,8 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
     let mut stops = StopStrings::new(options.stop.clone())?;
     let prompt = prompt_text(options)?;
 
-    let files = model::find(&options.model)?;
+    let name = options.model.as_deref().context("give --model")?;
+    let files = model::find(name)?;
     let (tokenizer, tokens) = encode(options, &files, prompt)?;
     let model = progress::load(&files, options.weights.into())?;
     let request = request(options, &model, &tokens);
@@ -59,7 +60,7 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
     answer.finish(&mut stops, finish)?;
 
     let report = Report {
-        model: options.model.clone(),
+        model: name.to_owned(),
         policy: options.policy.to_string(),
         budget: options.budget,
         window: prefilled.cascade.window_rows(),
@@ -83,7 +84,7 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
     }
 }
 
-fn prompt_text(options: &Generate) -> Result<String> {
+pub(crate) fn prompt_text(options: &Generate) -> Result<String> {
     let text = match (&options.prompt, &options.prompt_file) {
         (Some(text), _) => text.clone(),
         (None, Some(file)) => std::fs::read_to_string(file)

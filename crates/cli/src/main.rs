@@ -1,15 +1,21 @@
-//! The `lava` binary: runs a model under LAVa in this process, and checks an engine against golden
-//! files. It owns argument parsing and printing; everything else is a library's.
+//! The `lava` binary: starts coordinators and workers, each in its own process or all in one, asks a
+//! coordinator for an answer, runs a model in this process, and checks an engine against golden files.
+//! It owns argument parsing and printing; everything else is a library's.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod coordinator;
 mod generate;
 mod golden;
 mod model;
 mod options;
+mod process;
 mod progress;
+mod remote;
 mod report;
+mod serve;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -25,7 +31,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answer a prompt and show what the cache kept.
+    /// Run coordinator, prefill worker and decode worker in one process.
+    Serve(serve::Serve),
+    /// Run a coordinator.
+    Coordinator(process::ConfigArgs),
+    /// Run a prefill worker.
+    Prefill(process::ConfigArgs),
+    /// Run a decode worker.
+    Decode(process::ConfigArgs),
+    /// Answer a prompt and show what the cache kept: in this process, or from a coordinator.
     Generate(Box<options::Generate>),
     /// Compare the engine with a golden file; fails past the tolerances.
     Golden(options::Golden),
@@ -33,11 +47,22 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Generate(options) => generate::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Serve(options) => serve::run(&options).map(done),
+        Command::Coordinator(args) => coordinator::run(&args).map(done),
+        Command::Prefill(args) => workers::prefill(&args).map(done),
+        Command::Decode(args) => workers::decode(&args).map(done),
+        Command::Generate(options) => match &options.addr {
+            Some(address) => remote::run(&options, address).map(done),
+            None => generate::run(&options).map(done),
+        },
         Command::Golden(options) => golden::run(&options),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }

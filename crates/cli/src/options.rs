@@ -9,9 +9,13 @@ use lava_engine::{RowDtype, SamplingParams, WeightFormat};
 /// Arguments of `lava generate`.
 #[derive(Args)]
 pub(crate) struct Generate {
-    /// Folder with config.json and safetensors, a .gguf file, or a Hub name (owner/model).
+    /// Folder with config.json and safetensors, a .gguf file, or a Hub name (owner/model); with --addr
+    /// the name that the coordinator lists, which may be left out if there is only one.
+    #[arg(long, required_unless_present = "addr")]
+    pub(crate) model: Option<String>,
+    /// Ask the coordinator at host:port instead of running the model here.
     #[arg(long)]
-    pub(crate) model: String,
+    pub(crate) addr: Option<String>,
     /// File with the prompt.
     #[arg(long, conflicts_with = "prompt", required_unless_present = "prompt")]
     pub(crate) prompt_file: Option<PathBuf>,
@@ -31,7 +35,7 @@ pub(crate) struct Generate {
     #[arg(long, default_value_t = 1024)]
     pub(crate) budget: usize,
     /// Last tokens of the prompt that score the others and always stay.
-    #[arg(long, default_value_t = lava::Config::default().window)]
+    #[arg(long, default_value_t = lava::Config::default().window, conflicts_with = "addr")]
     pub(crate) window: usize,
     /// Most tokens to generate.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
@@ -40,10 +44,10 @@ pub(crate) struct Generate {
     #[arg(long)]
     pub(crate) stop: Vec<String>,
     /// How cache rows are stored.
-    #[arg(long, value_enum, default_value_t = Rows::F16)]
+    #[arg(long, value_enum, default_value_t = Rows::F16, conflicts_with = "addr")]
     pub(crate) row_dtype: Rows,
     /// How weights are held.
-    #[arg(long, value_enum, default_value_t = Weights::Stored)]
+    #[arg(long, value_enum, default_value_t = Weights::Stored, conflicts_with = "addr")]
     pub(crate) weights: Weights,
     /// Print one JSON object instead of text and table.
     #[arg(long)]

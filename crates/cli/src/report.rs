@@ -136,7 +136,7 @@ fn chart(rows: &[usize]) -> Vec<String> {
         .collect()
 }
 
-fn bytes(count: usize) -> String {
+pub(crate) fn bytes(count: usize) -> String {
     match count {
         0..1_000_000 => format!("{:.1} kB", count as f64 / 1e3),
         _ => format!("{:.2} MB", count as f64 / 1e6),
@@ -147,7 +147,7 @@ fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 100.0
 }
 
-fn per_second(count: usize, time: Duration) -> f64 {
+pub(crate) fn per_second(count: usize, time: Duration) -> f64 {
     match time.as_secs_f64() {
         0.0 => 0.0,
         seconds => count as f64 / seconds,

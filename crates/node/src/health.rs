@@ -80,6 +80,17 @@ impl Health {
         self.state.borrow().clone()
     }
 
+    /// Resolves with the reason once the process has failed.
+    pub async fn failure(&self) -> String {
+        let mut state = self.state.subscribe();
+        let failed = state.wait_for(|state| !state.is_live()).await;
+        match failed.as_deref() {
+            Ok(State::Failed { reason }) => reason.clone(),
+            // The sender lives in `self`.
+            _ => unreachable!("the state is held and has failed"),
+        }
+    }
+
     fn advance(&self, next: State) {
         self.state.send_if_modified(|state| {
             let forward = next.rank() > state.rank();

@@ -102,7 +102,14 @@ impl Attempt {
         }
     }
 
-    /// Rows that its compact cache has at most.
+    /// Rows that its cache has at most at its last step: those shipped, and one per table for every
+    /// token but the last.
+    pub fn rows_grown_max(&self) -> usize {
+        let appended = self.shape.tables() * (self.max_tokens - 1);
+        self.rows_max().saturating_add(appended)
+    }
+
+    /// Rows that its compact cache has at most when it is shipped.
     pub fn rows_max(&self) -> usize {
         let shape = Shape {
             layers: self.shape.layers,

@@ -19,5 +19,5 @@ pub use listen::{Address, ListenSection};
 pub use loaded::{Loaded, LoadedError};
 pub use model_config::{ModelSection, RowDtypeName, WeightsName};
 pub use refusal::Refusal;
-pub use server::server_builder;
+pub use server::{Drain, serve, server_builder};
 pub use token::{finish_after, sampled_to_wire};

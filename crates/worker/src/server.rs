@@ -1,8 +1,13 @@
-//! The gRPC server of a worker.
+//! The gRPC server of a worker, from its first connection to the end of its drain.
 
 use std::time::Duration;
 
+use lava_node::{Health, Shutdown};
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::Router;
 
 /// Streams of one connection: coordinators share one connection for all their requests.
 const STREAMS_MAX: u32 = 4096;
@@ -12,6 +17,10 @@ const PENDING_RESETS_MAX: usize = 4096;
 /// HTTP/2 windows in bytes: a few frames of a cache.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// How often a draining worker looks whether it is idle.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Time for the last messages of streams that are ending.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A server that notices dead peers and stands mass cancellation.
 pub fn server_builder() -> Server {
@@ -23,4 +32,50 @@ pub fn server_builder() -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+}
+
+/// How a worker ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain<F> {
+    /// Time for what runs.
+    pub timeout: Duration,
+    /// Whether nothing runs any more.
+    pub idle: F,
+}
+
+/// Serves until `shutdown`. Then the worker takes nothing new, but the server goes on until `drain` is
+/// over: requests that were let in still need it.
+///
+/// # Errors
+/// The socket failed.
+pub async fn serve(
+    router: Router,
+    listener: TcpListener,
+    health: Health,
+    shutdown: Shutdown,
+    drain: Drain<impl Fn() -> bool>,
+) -> Result<(), tonic::transport::Error> {
+    health.serving();
+    let stop = Shutdown::new();
+    let incoming = TcpListenerStream::new(listener);
+    let server = router.serve_with_incoming_shutdown(incoming, stop.triggered());
+    let ending = async {
+        shutdown.triggered().await;
+        health.draining();
+        tracing::info!("draining");
+        let until_idle = async {
+            while !(drain.idle)() {
+                sleep(LOOK_INTERVAL).await;
+            }
+        };
+        if timeout(drain.timeout, until_idle).await.is_err() {
+            tracing::warn!("the drain timeout passed; what is left is ended");
+        }
+        stop.trigger();
+        sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        served = server => served,
+        () = ending => Ok(()),
+    }
 }

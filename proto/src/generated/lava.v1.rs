@@ -191,7 +191,7 @@ pub struct TransferStats {
     /// Entries kept over all layers and KV heads.
     #[prost(uint64, tag = "4")]
     pub rows_kept: u64,
-    /// Share of shipped_bytes that was handed to the link before the last layer started.
+    /// Share of shipped_bytes that the link had taken, or was handed right then, when the last layer started.
     #[prost(double, tag = "5")]
     pub early_share: f64,
     /// The most that early_share could be for this prompt's entropies.

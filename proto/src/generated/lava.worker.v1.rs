@@ -196,7 +196,7 @@ pub struct PrefillDone {
 pub struct DecodeRequest {
     #[prost(message, optional, tag = "1")]
     pub attempt: ::core::option::Option<Attempt>,
-    /// Entries that the cache will have at most.
+    /// Entries that the cache will have at most: those shipped, and one per layer and KV head for every token but the last.
     #[prost(uint64, tag = "2")]
     pub rows_max: u64,
     /// Bit i of byte i / 8 says that id i is in the prompt; empty unless a penalty needs it.

@@ -1,0 +1,422 @@
+//! Performs a flight's actions: places, calls the workers, feeds their events back, and sends the
+//! answer to the client. Dropping a call is its abort, so everything ends with this future.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lava_proto::MESSAGE_BYTES_MAX;
+use lava_proto::v1::GenerateResponse;
+use lava_proto::worker;
+use lava_proto::worker::decode_client::DecodeClient;
+use lava_proto::worker::prefill_client::PrefillClient;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Response, Status, Streaming};
+
+use crate::answer::Answer;
+use crate::convert::Order;
+use crate::flight::{
+    Action, Answered, DecodeEvent, Event, Flight, FlightError, Plan, PrefillEvent, Ticket,
+};
+use crate::ledger::Claim;
+use crate::metrics::CoordinatorMetrics;
+use crate::placement::{Needs, Placement};
+use crate::request_id::RequestId;
+use crate::roster::{Peers, Roster};
+use crate::snapshot::Role;
+use crate::status::WorkerFailure;
+use crate::wire::{self, AttemptParts};
+
+/// How long the end of an answer waits for the prefill's statistics: a message that is already on its
+/// way when the first decode token comes.
+const STATS_WAIT: Duration = Duration::from_secs(1);
+
+/// What the choices of a request have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) id: RequestId,
+    pub(crate) order: Arc<Order>,
+    pub(crate) began: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) attempts_max: u32,
+    pub(crate) roster: Roster,
+    pub(crate) metrics: CoordinatorMetrics,
+    /// Cancelled when the drain's time is up.
+    pub(crate) drained: CancellationToken,
+    pub(crate) client: mpsc::Sender<Result<GenerateResponse, Status>>,
+}
+
+/// Makes one choice's answer and sends it to the client, its last message included.
+///
+/// # Errors
+/// There is no whole answer; the client has not been told.
+pub(crate) async fn drive(
+    request: Request,
+    choice: u32,
+    answer: Answer,
+) -> Result<(), FlightError> {
+    let order = &request.order;
+    let (flight, mut actions) = Flight::new(Plan {
+        attempts_max: request.attempts_max,
+        max_tokens: order.size.max_tokens,
+        capped: order.capped,
+        end_of_text: Arc::clone(&order.end_of_text),
+        stop_token_ids: Arc::clone(&order.stop_token_ids),
+    });
+    let mut driver = Driver {
+        choice,
+        flight,
+        answer,
+        attempt: None,
+        stats_late: None,
+        pending: VecDeque::new(),
+        has_begun: false,
+        unsent: None,
+        request,
+    };
+    loop {
+        for action in actions {
+            if let Action::End(result) = action {
+                return driver.end(result).await;
+            }
+            driver.perform(action).await;
+        }
+        let event = match driver.pending.pop_front() {
+            Some(event) => event,
+            None => driver.event().await,
+        };
+        let recomputes = driver.flight.recomputes();
+        actions = driver.flight.step(event);
+        let more = driver.flight.recomputes() - recomputes;
+        driver.request.metrics.recomputes.inc_by(more.into());
+    }
+}
+
+struct Driver {
+    request: Request,
+    choice: u32,
+    flight: Flight,
+    answer: Answer,
+    attempt: Option<Attempt>,
+    /// The attempt whose statistics are awaited, and until when.
+    stats_late: Option<(u32, Instant)>,
+    /// Events that performing actions gave.
+    pending: VecDeque<Event>,
+    /// A token has been sent.
+    has_begun: bool,
+    /// Why a message could not be sent. There is no whole answer then, whatever the workers say.
+    unsent: Option<FlightError>,
+}
+
+/// The calls of one attempt.
+struct Attempt {
+    number: u32,
+    prefill_channel: Channel,
+    decode_channel: Channel,
+    /// host:port of the decode worker's gRPC port.
+    decode_address: String,
+    /// Until the prefill is over.
+    prefill_claim: Option<Claim>,
+    decode_claim: Claim,
+    prefill: Option<Call<worker::PrefillEvent>>,
+    decode: Option<Call<worker::DecodeEvent>>,
+}
+
+/// A call to a worker, answered or not yet.
+enum Call<T> {
+    Opening(Pin<Box<dyn Future<Output = Result<Response<Streaming<T>>, Status>> + Send>>),
+    Open(Streaming<T>),
+}
+
+/// What a call brings.
+enum News<T> {
+    Accepted,
+    Message(T),
+}
+
+impl Driver {
+    async fn perform(&mut self, action: Action) {
+        match action {
+            Action::Place { attempt } => self.place(attempt),
+            Action::OpenDecode { attempt } => self.open_decode(attempt),
+            Action::OpenPrefill {
+                attempt,
+                ticket,
+                link_address,
+            } => self.open_prefill(attempt, ticket, link_address),
+            Action::Emit(tokens) => {
+                if !self.has_begun {
+                    self.has_begun = true;
+                    let seconds = self.request.began.elapsed().as_secs_f64();
+                    self.request.metrics.first_token_seconds.observe(seconds);
+                }
+                let message = self.answer.push(tokens);
+                if self.answer.is_stopped() {
+                    // The decode worker ends now, however slowly the client reads.
+                    if let Some(attempt) = &mut self.attempt {
+                        attempt.decode = None;
+                    }
+                    self.pending.push_back(Event::StopStringMet);
+                }
+                if let Err(unsent) = self.send(message).await {
+                    self.pending.push_back(match &unsent {
+                        FlightError::DeadlinePassed => Event::DeadlinePassed,
+                        FlightError::Shutdown => Event::Shutdown,
+                        _ => Event::ClientGone,
+                    });
+                    self.unsent = Some(unsent);
+                }
+            }
+            Action::DropAttempt => {
+                self.attempt = None;
+                self.stats_late = None;
+            }
+            Action::AwaitStats { attempt } => {
+                self.stats_late = Some((attempt, Instant::now() + STATS_WAIT));
+            }
+            Action::End(_) => unreachable!("the caller takes the end"),
+        }
+    }
+
+    fn place(&mut self, attempt: u32) {
+        let order = &self.request.order;
+        let size = order.size_after(self.flight.emitted().len());
+        let needs = Needs::new(&order.model, size);
+        let placed = self
+            .request
+            .roster
+            .place(&order.model, needs, self.flight.shunned());
+        let event = match placed {
+            Ok(peers) => Event::Placed {
+                attempt,
+                at: self.begin_attempt(attempt, peers),
+            },
+            Err(why) => Event::NotPlaced { attempt, why },
+        };
+        self.pending.push_back(event);
+    }
+
+    fn begin_attempt(&mut self, number: u32, peers: Peers) -> Placement {
+        self.request.metrics.attempts.inc();
+        let at = Placement {
+            prefill: peers.prefill.id.clone(),
+            decode: peers.decode.id.clone(),
+            pages_max: peers.pages_max,
+        };
+        tracing::debug!(attempt = number, prefill = %at.prefill, decode = %at.decode, "placed");
+        self.attempt = Some(Attempt {
+            number,
+            prefill_channel: peers.prefill.channel,
+            decode_channel: peers.decode.channel,
+            decode_address: peers.decode.address,
+            prefill_claim: Some(peers.prefill.claim),
+            decode_claim: peers.decode.claim,
+            prefill: None,
+            decode: None,
+        });
+        at
+    }
+
+    fn parts(&self, number: u32) -> AttemptParts<'_> {
+        AttemptParts {
+            order: &self.request.order,
+            request_id: &self.request.id,
+            choice: self.choice,
+            number,
+            emitted: self.flight.emitted(),
+            time_left: self.request.deadline.duration_since(Instant::now()),
+        }
+    }
+
+    fn open_decode(&mut self, number: u32) {
+        let message = self.parts(number).decode_request();
+        let attempt = open_attempt(&mut self.attempt, number);
+        let mut client = DecodeClient::new(attempt.decode_channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let call = async move { client.run(message).await };
+        attempt.decode = Some(Call::Opening(Box::pin(call)));
+    }
+
+    fn open_prefill(&mut self, number: u32, ticket: Ticket, link_address: String) {
+        let message = self.parts(number).prefill_request(ticket, link_address);
+        let attempt = open_attempt(&mut self.attempt, number);
+        let mut client = PrefillClient::new(attempt.prefill_channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let call = async move { client.run(message).await };
+        attempt.prefill = Some(Call::Opening(Box::pin(call)));
+    }
+
+    /// Waits for whatever happens next.
+    async fn event(&mut self) -> Event {
+        let wants_decode = self.flight.wants_decode();
+        let late = self.stats_late;
+        let stats_late = async {
+            match late {
+                Some((attempt, until)) => {
+                    sleep_until(until).await;
+                    attempt
+                }
+                None => pending().await,
+            }
+        };
+        let attempt = &mut self.attempt;
+        let worker_event = async {
+            match attempt {
+                Some(attempt) => attempt.event(wants_decode).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.request.client.closed() => Event::ClientGone,
+            () = self.request.drained.cancelled() => Event::Shutdown,
+            () = sleep_until(self.request.deadline) => Event::DeadlinePassed,
+            attempt = stats_late => Event::StatsLate { attempt },
+            event = worker_event => {
+                if let Some(failure) = failure_of(&event) {
+                    tracing::warn!(role = %failure.role, code = ?failure.code,
+                        error = failure.message, "a worker's call failed");
+                }
+                event
+            }
+        }
+    }
+
+    /// Waits for room in the client's channel, which is what makes the decode worker wait for a slow
+    /// client: meanwhile nobody reads its call.
+    async fn send(&mut self, message: GenerateResponse) -> Result<(), FlightError> {
+        let Request {
+            client,
+            drained,
+            deadline,
+            ..
+        } = &self.request;
+        tokio::select! {
+            biased;
+            sent = client.send(Ok(message)) => sent.map_err(|_| FlightError::ClientGone),
+            () = drained.cancelled() => Err(FlightError::Shutdown),
+            () = sleep_until(*deadline) => Err(FlightError::DeadlinePassed),
+        }
+    }
+
+    async fn end(mut self, result: Result<Answered, FlightError>) -> Result<(), FlightError> {
+        self.attempt = None;
+        let answered = result?;
+        if let Some(unsent) = self.unsent {
+            return Err(unsent);
+        }
+        let last = self.answer.finish(answered);
+        self.send(last).await
+    }
+}
+
+impl Attempt {
+    /// Waits for an event of either worker.
+    async fn event(&mut self, wants_decode: bool) -> Event {
+        let attempt = self.number;
+        loop {
+            tokio::select! {
+                biased;
+                news = next(&mut self.prefill, Role::Prefill) => {
+                    let event = self.prefill_event(news);
+                    return Event::Prefill { attempt, event };
+                }
+                news = next(&mut self.decode, Role::Decode), if wants_decode => {
+                    if let Some(event) = self.decode_event(news) {
+                        return Event::Decode { attempt, event };
+                    }
+                }
+            }
+        }
+    }
+
+    fn prefill_event(
+        &mut self,
+        news: Result<News<worker::PrefillEvent>, WorkerFailure>,
+    ) -> PrefillEvent {
+        let event = news.and_then(|news| match news {
+            News::Accepted => Ok(PrefillEvent::Accepted),
+            News::Message(message) => wire::prefill_event(message),
+        });
+        let event = event.unwrap_or_else(PrefillEvent::Failed);
+        match &event {
+            PrefillEvent::Accepted => {
+                if let Some(claim) = &self.prefill_claim {
+                    claim.landed(None);
+                }
+            }
+            PrefillEvent::FirstToken { .. } => {}
+            PrefillEvent::Done(_) | PrefillEvent::Failed(_) => {
+                self.prefill = None;
+                self.prefill_claim = None;
+            }
+        }
+        event
+    }
+
+    /// None if there is nothing to tell.
+    fn decode_event(
+        &mut self,
+        news: Result<News<worker::DecodeEvent>, WorkerFailure>,
+    ) -> Option<DecodeEvent> {
+        let event = match news {
+            Ok(News::Accepted) => return None,
+            Ok(News::Message(message)) => {
+                if let Some(pages) = wire::pages_reserved(&message) {
+                    self.decode_claim.landed(Some(pages));
+                }
+                wire::decode_event(message, &self.decode_address)
+            }
+            Err(failure) => Err(failure),
+        };
+        let event = event.unwrap_or_else(DecodeEvent::Failed);
+        if matches!(event, DecodeEvent::Done(_) | DecodeEvent::Failed(_)) {
+            self.decode = None;
+        }
+        Some(event)
+    }
+}
+
+/// Waits for what a call brings; forever if there is none. Nothing is lost if this is dropped.
+async fn next<T>(call: &mut Option<Call<T>>, role: Role) -> Result<News<T>, WorkerFailure> {
+    let Some(call) = call else {
+        return pending().await;
+    };
+    let of_status = |status: Status| WorkerFailure::of_status(role, &status);
+    match call {
+        Call::Opening(opening) => {
+            let answer = opening.await.map_err(of_status)?;
+            *call = Call::Open(answer.into_inner());
+            Ok(News::Accepted)
+        }
+        Call::Open(stream) => match stream.message().await.map_err(of_status)? {
+            Some(message) => Ok(News::Message(message)),
+            None => Err(WorkerFailure::ended_early(role)),
+        },
+    }
+}
+
+fn open_attempt(attempt: &mut Option<Attempt>, number: u32) -> &mut Attempt {
+    let attempt = attempt.as_mut().expect("a call is opened in an attempt");
+    assert_eq!(attempt.number, number, "of the attempt under way");
+    attempt
+}
+
+fn failure_of(event: &Event) -> Option<&WorkerFailure> {
+    match event {
+        Event::Decode {
+            event: DecodeEvent::Failed(failure),
+            ..
+        }
+        | Event::Prefill {
+            event: PrefillEvent::Failed(failure),
+            ..
+        } => Some(failure),
+        _ => None,
+    }
+}

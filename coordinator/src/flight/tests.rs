@@ -1,0 +1,562 @@
+//! Scripts of events, and what the flight wants done after each.
+
+use expect_test::{Expect, expect};
+use tonic::Status;
+
+use super::*;
+use crate::placement::Scarce;
+use crate::snapshot::samples::id;
+
+fn plan() -> Plan {
+    Plan {
+        attempts_max: 3,
+        max_tokens: 5,
+        capped: false,
+        end_of_text: [2].into(),
+        stop_token_ids: [9].into(),
+    }
+}
+
+fn token(id: u32) -> Token {
+    Token {
+        id,
+        ..Token::default()
+    }
+}
+
+fn placed(attempt: u32) -> Event {
+    let at = Placement {
+        prefill: id(&format!("p{attempt}")),
+        decode: id(&format!("d{attempt}")),
+        pages_max: 1,
+    };
+    Event::Placed { attempt, at }
+}
+
+fn decode(attempt: u32, event: DecodeEvent) -> Event {
+    Event::Decode { attempt, event }
+}
+
+fn prefill(attempt: u32, event: PrefillEvent) -> Event {
+    Event::Prefill { attempt, event }
+}
+
+fn reserved(attempt: u32) -> Event {
+    let event = DecodeEvent::Reserved {
+        ticket: Ticket([attempt as u8; 16]),
+        link_address: format!("d{attempt}:1"),
+    };
+    decode(attempt, event)
+}
+
+fn accepted(attempt: u32) -> Event {
+    prefill(attempt, PrefillEvent::Accepted)
+}
+
+fn first(attempt: u32, id: u32) -> Event {
+    let token = token(id);
+    let finish = None;
+    prefill(attempt, PrefillEvent::FirstToken { token, finish })
+}
+
+fn last(attempt: u32, id: u32, reason: FinishReason) -> Event {
+    let token = token(id);
+    let finish = Some(reason);
+    prefill(attempt, PrefillEvent::FirstToken { token, finish })
+}
+
+fn shipped(attempt: u32) -> Event {
+    let stats = TransferStats {
+        shipped_bytes: 7,
+        ..TransferStats::default()
+    };
+    prefill(attempt, PrefillEvent::Done(stats))
+}
+
+fn tokens(attempt: u32, ids: &[u32]) -> Event {
+    let tokens = ids.iter().copied().map(token).collect();
+    decode(attempt, DecodeEvent::Tokens(tokens))
+}
+
+fn done(attempt: u32, reason: FinishReason) -> Event {
+    let stats = TransferStats {
+        first_step_ms: 3.0,
+        ..TransferStats::default()
+    };
+    decode(attempt, DecodeEvent::Done(Done { reason, stats }))
+}
+
+fn decode_fails(attempt: u32, status: Status) -> Event {
+    let failure = WorkerFailure::of_status(Role::Decode, &status);
+    decode(attempt, DecodeEvent::Failed(failure))
+}
+
+fn prefill_fails(attempt: u32, status: Status) -> Event {
+    let failure = WorkerFailure::of_status(Role::Prefill, &status);
+    prefill(attempt, PrefillEvent::Failed(failure))
+}
+
+/// The events up to the first token.
+fn begun() -> Vec<Event> {
+    vec![placed(0), reserved(0), accepted(0), first(0, 10)]
+}
+
+fn text(action: Action) -> String {
+    match action {
+        Action::Place { attempt } => format!("place {attempt}"),
+        Action::OpenDecode { attempt } => format!("decode {attempt}"),
+        Action::OpenPrefill {
+            attempt,
+            ticket,
+            link_address,
+        } => format!("prefill {attempt} ticket {} {link_address}", ticket.0[0]),
+        Action::Emit(tokens) => {
+            let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+            format!("emit {ids:?}")
+        }
+        Action::DropAttempt => "drop".to_owned(),
+        Action::AwaitStats { attempt } => format!("await stats {attempt}"),
+        Action::End(Ok(Answered { reason, stats })) => format!(
+            "end {} shipped {} step {} recomputes {}",
+            reason.as_str_name(),
+            stats.shipped_bytes,
+            stats.first_step_ms,
+            stats.recomputes
+        ),
+        Action::End(Err(error)) => format!("end: {error}"),
+    }
+}
+
+fn run(plan: Plan, events: impl IntoIterator<Item = Event>) -> (Flight, String) {
+    let (mut flight, actions) = Flight::new(plan);
+    assert_eq!(actions, [Action::Place { attempt: 0 }]);
+    let mut lines = String::new();
+    for event in events {
+        let actions: Vec<String> = flight.step(event).into_iter().map(text).collect();
+        lines += &format!("{}\n", actions.join(", "));
+    }
+    (flight, lines)
+}
+
+#[track_caller]
+fn check(events: impl IntoIterator<Item = Event>, expected: Expect) {
+    expected.assert_eq(&run(plan(), events).1);
+}
+
+/// After the first token.
+#[track_caller]
+fn check_answering(events: impl IntoIterator<Item = Event>, expected: Expect) {
+    let (mut flight, _) = run(plan(), begun());
+    let mut lines = String::new();
+    for event in events {
+        let actions: Vec<String> = flight.step(event).into_iter().map(text).collect();
+        lines += &format!("{}\n", actions.join(", "));
+    }
+    expected.assert_eq(&lines);
+}
+
+#[test]
+fn a_good_answer_takes_one_attempt() {
+    check(
+        begun().into_iter().chain([
+            shipped(0),
+            tokens(0, &[11, 12]),
+            tokens(0, &[13]),
+            done(0, FinishReason::EndOfText),
+            Event::ClientGone,
+        ]),
+        expect![[r#"
+            decode 0
+            prefill 0 ticket 0 d0:1
+
+            emit [10]
+
+            emit [11, 12]
+            emit [13]
+            drop, end FINISH_REASON_END_OF_TEXT shipped 7 step 3 recomputes 0
+
+        "#]],
+    );
+}
+
+#[test]
+fn tokens_that_overtake_the_first_one_are_held_back() {
+    check(
+        [
+            placed(0),
+            reserved(0),
+            tokens(0, &[11]),
+            tokens(0, &[12]),
+            first(0, 10),
+            tokens(0, &[13]),
+        ],
+        expect![[r#"
+            decode 0
+            prefill 0 ticket 0 d0:1
+
+
+            emit [10, 11, 12]
+            emit [13]
+        "#]],
+    );
+}
+
+#[test]
+fn a_whole_answer_can_overtake_the_first_token() {
+    check(
+        [
+            placed(0),
+            reserved(0),
+            tokens(0, &[11]),
+            done(0, FinishReason::EndOfText),
+            first(0, 10),
+            shipped(0),
+        ],
+        expect![[r#"
+            decode 0
+            prefill 0 ticket 0 d0:1
+
+
+            emit [10, 11], await stats 0
+            drop, end FINISH_REASON_END_OF_TEXT shipped 7 step 3 recomputes 0
+        "#]],
+    );
+}
+
+#[test]
+fn holding_back_is_bounded() {
+    let wide = Plan {
+        max_tokens: 1000,
+        ..plan()
+    };
+    let (mut flight, _) = run(wide, [placed(0), reserved(0)]);
+    assert!(flight.wants_decode());
+    flight.step(tokens(0, &[5; HELD_TOKENS_MAX]));
+    assert!(!flight.wants_decode());
+    flight.step(first(0, 10));
+    assert!(flight.wants_decode());
+}
+
+#[test]
+fn the_end_waits_a_moment_for_the_statistics() {
+    check_answering(
+        [
+            tokens(0, &[11]),
+            done(0, FinishReason::MaxTokens),
+            shipped(0),
+        ],
+        expect![[r#"
+            emit [11]
+            await stats 0
+            drop, end FINISH_REASON_MAX_TOKENS shipped 7 step 3 recomputes 0
+        "#]],
+    );
+    for late in [
+        Event::StatsLate { attempt: 0 },
+        Event::DeadlinePassed,
+        Event::Shutdown,
+        prefill_fails(0, Status::unavailable("x")),
+    ] {
+        check_answering(
+            [tokens(0, &[11]), done(0, FinishReason::MaxTokens), late],
+            expect![[r#"
+                emit [11]
+                await stats 0
+                drop, end FINISH_REASON_MAX_TOKENS shipped 0 step 3 recomputes 0
+            "#]],
+        );
+    }
+}
+
+#[test]
+fn a_first_token_that_ends_the_answer_ends_the_flight() {
+    check(
+        [
+            placed(0),
+            reserved(0),
+            accepted(0),
+            last(0, 2, FinishReason::EndOfText),
+            decode_fails(0, Status::cancelled("dropped")),
+        ],
+        expect![[r#"
+            decode 0
+            prefill 0 ticket 0 d0:1
+
+            emit [2], drop, end FINISH_REASON_END_OF_TEXT shipped 0 step 0 recomputes 0
+
+        "#]],
+    );
+}
+
+#[test]
+fn an_answer_cut_by_the_context_says_so() {
+    let capped = Plan {
+        capped: true,
+        ..plan()
+    };
+    let events = begun().into_iter().chain([
+        shipped(0),
+        tokens(0, &[11, 12, 13, 14]),
+        done(0, FinishReason::MaxTokens),
+    ]);
+    let (_, lines) = run(capped, events);
+    assert!(lines.ends_with(
+        "drop, end FINISH_REASON_CONTEXT shipped 7 step 3 recomputes 0\n"
+    ));
+}
+
+#[test]
+fn a_prefill_that_breaks_before_the_first_token_is_repeated_elsewhere() {
+    check(
+        [
+            placed(0),
+            reserved(0),
+            accepted(0),
+            prefill_fails(0, Status::unavailable("gone")),
+            first(0, 10),
+            placed(1),
+            reserved(1),
+            tokens(0, &[11]),
+            first(1, 10),
+        ],
+        expect![[r#"
+            decode 0
+            prefill 0 ticket 0 d0:1
+
+            drop, place 1
+
+            decode 1
+            prefill 1 ticket 1 d1:1
+
+            emit [10]
+        "#]],
+    );
+}
+
+#[test]
+fn a_lost_decode_worker_costs_a_recompute_and_no_token() {
+    let events = begun().into_iter().chain([
+        shipped(0),
+        tokens(0, &[11, 12]),
+        decode_fails(0, Status::unavailable("gone")),
+    ]);
+    let (mut flight, lines) = run(plan(), events);
+    assert!(lines.ends_with("drop, place 1\n"));
+    assert_eq!(flight.emitted(), [10, 11, 12]);
+    assert_eq!((flight.tokens_left(), flight.recomputes()), (2, 1));
+    assert_eq!(flight.shunned().broken, [id("d0")].into());
+    for event in [placed(1), reserved(1), accepted(1), first(1, 13), shipped(1)] {
+        flight.step(event);
+    }
+    let actions = flight.step(tokens(1, &[14]));
+    assert_eq!(actions, [Action::Emit(vec![token(14)])]);
+    let actions = flight.step(done(1, FinishReason::MaxTokens));
+    assert_eq!(
+        text(actions[1].clone()),
+        "end FINISH_REASON_MAX_TOKENS shipped 7 step 3 recomputes 1"
+    );
+}
+
+#[test]
+fn a_prefill_lost_after_the_cache_arrived_costs_only_its_statistics() {
+    check_answering(
+        [
+            tokens(0, &[11]),
+            prefill_fails(0, Status::unavailable("gone")),
+            tokens(0, &[12]),
+            done(0, FinishReason::EndOfText),
+        ],
+        expect![[r#"
+            emit [11]
+
+            emit [12]
+            drop, end FINISH_REASON_END_OF_TEXT shipped 0 step 3 recomputes 0
+        "#]],
+    );
+}
+
+#[test]
+fn a_prefill_lost_before_the_cache_arrived_is_repeated() {
+    let events = begun()
+        .into_iter()
+        .chain([prefill_fails(0, Status::aborted("link"))]);
+    let (flight, lines) = run(plan(), events);
+    assert!(lines.ends_with("drop, place 1\n"));
+    // Either end of the link may be at fault.
+    assert_eq!(flight.shunned().broken, [id("p0"), id("d0")].into());
+    assert_eq!(flight.recomputes(), 1);
+}
+
+#[test]
+fn a_full_worker_is_not_asked_again_and_costs_no_recompute() {
+    let full = || Status::resource_exhausted("full");
+    let (flight, lines) = run(plan(), [placed(0), decode_fails(0, full())]);
+    assert!(lines.ends_with("drop, place 1\n"));
+    assert_eq!(flight.shunned().full, [id("d0")].into());
+    let (flight, lines) = run(plan(), [placed(0), reserved(0), prefill_fails(0, full())]);
+    assert!(lines.ends_with("drop, place 1\n"));
+    assert_eq!(flight.shunned().full, [id("p0")].into());
+    assert!(flight.shunned().broken.is_empty());
+    assert_eq!(flight.recomputes(), 0);
+}
+
+#[test]
+fn attempts_are_counted_and_the_last_failure_is_told() {
+    check(
+        [
+            placed(0),
+            decode_fails(0, Status::unavailable("one")),
+            placed(1),
+            decode_fails(1, Status::aborted("two")),
+            placed(2),
+            decode_fails(2, Status::cancelled("three")),
+        ],
+        expect![[r#"
+            decode 0
+            drop, place 1
+            decode 1
+            drop, place 2
+            decode 2
+            drop, end: the decode worker: three
+        "#]],
+    );
+}
+
+#[test]
+fn failures_that_would_repeat_are_not_repeated() {
+    for status in [
+        Status::invalid_argument("no"),
+        Status::failed_precondition("no"),
+        Status::deadline_exceeded("no"),
+        Status::internal("no"),
+    ] {
+        check(
+            [placed(0), decode_fails(0, status)],
+            expect![[r#"
+                decode 0
+                drop, end: the decode worker: no
+            "#]],
+        );
+    }
+}
+
+#[test]
+fn a_request_that_has_no_place_says_why_and_a_retried_one_what_broke() {
+    let why = NoPlace::Busy(Scarce::PrefillQueue);
+    let not_placed = |attempt| Event::NotPlaced {
+        attempt,
+        why: why.clone(),
+    };
+    check(
+        [not_placed(0)],
+        expect![[r#"
+            drop, end: every prefill queue is full; try again later
+        "#]],
+    );
+    check(
+        [
+            placed(0),
+            decode_fails(0, Status::unavailable("gone")),
+            not_placed(1),
+        ],
+        expect![[r#"
+            decode 0
+            drop, place 1
+            drop, end: the decode worker: gone
+        "#]],
+    );
+}
+
+#[test]
+fn an_answer_that_is_whole_needs_no_worker_to_say_so() {
+    let gone = || decode_fails(0, Status::unavailable("gone"));
+    for (ids, reason) in [
+        (&[11, 12, 13, 14][..], "MAX_TOKENS"),
+        (&[2], "END_OF_TEXT"),
+        (&[9], "STOP_TOKEN"),
+    ] {
+        let events = begun().into_iter().chain([shipped(0), tokens(0, ids), gone()]);
+        let (_, lines) = run(plan(), events);
+        let end = format!("drop, end FINISH_REASON_{reason} shipped 7 step 0 recomputes 0\n");
+        assert!(lines.ends_with(&end), "{lines}");
+    }
+}
+
+#[test]
+fn a_stop_string_ends_the_flight() {
+    check_answering(
+        [shipped(0), tokens(0, &[11]), Event::StopStringMet],
+        expect![[r#"
+
+            emit [11]
+            drop, end FINISH_REASON_STOP_STRING shipped 7 step 0 recomputes 0
+        "#]],
+    );
+    check_answering(
+        [
+            tokens(0, &[11]),
+            done(0, FinishReason::MaxTokens),
+            Event::StopStringMet,
+            shipped(0),
+        ],
+        expect![[r#"
+            emit [11]
+            await stats 0
+
+            drop, end FINISH_REASON_STOP_STRING shipped 7 step 3 recomputes 0
+        "#]],
+    );
+}
+
+#[test]
+fn every_stage_has_an_exit() {
+    let exits = [
+        (Event::ClientGone, "the client ended the call"),
+        (
+            Event::DeadlinePassed,
+            "the deadline passed before the answer was whole",
+        ),
+        (
+            Event::Shutdown,
+            "the coordinator is shutting down and the answer took too long",
+        ),
+    ];
+    let script = || begun().into_iter().chain([shipped(0), tokens(0, &[11])]);
+    for (exit, message) in exits {
+        for stage in 0..=script().count() {
+            let (mut flight, _) = run(plan(), script().take(stage));
+            let actions: Vec<String> = flight.step(exit.clone()).into_iter().map(text).collect();
+            assert_eq!(actions, ["drop".to_owned(), format!("end: {message}")]);
+            assert!(flight.step(exit.clone()).is_empty());
+        }
+    }
+}
+
+#[test]
+fn events_out_of_order_are_a_bug_of_the_worker() {
+    let decode_bug = "drop, end: the decode worker: it sent an event out of order\n";
+    let prefill_bug = "drop, end: the prefill worker: it sent an event out of order\n";
+    for (events, expected) in [
+        (vec![placed(0), tokens(0, &[1])], decode_bug),
+        (vec![placed(0), reserved(0), reserved(0)], decode_bug),
+        (
+            vec![
+                placed(0),
+                reserved(0),
+                done(0, FinishReason::EndOfText),
+                tokens(0, &[1]),
+            ],
+            decode_bug,
+        ),
+        (vec![placed(0), reserved(0), shipped(0)], prefill_bug),
+        (begun().into_iter().chain([first(0, 3)]).collect(), prefill_bug),
+    ] {
+        let (_, lines) = run(plan(), events);
+        assert!(lines.ends_with(expected), "{lines}");
+    }
+    let events = begun()
+        .into_iter()
+        .chain([tokens(0, &[11, 12, 13, 14, 15])]);
+    let (_, lines) = run(plan(), events);
+    assert!(lines.ends_with("it made more tokens than it was asked for\n"));
+}

@@ -1,0 +1,442 @@
+//! Which two workers take a request. Pure functions of the snapshot, of what this coordinator has
+//! placed since, and of what the request needs.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use lava::{Config, Policy, Shape};
+
+use crate::snapshot::{Load, Model, Role, Snapshot, Worker, WorkerId};
+
+/// What a request needs of the workers that take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// `N`.
+    pub(crate) tokens: u64,
+    /// Entries that its cache has at most, appended ones included.
+    pub(crate) rows_max: u64,
+    /// `L * Hkv`: how many lists of rows the cache has; each may leave a page partly empty.
+    pub(crate) lists: u64,
+}
+
+/// What a request says about its cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CacheSize {
+    pub(crate) policy: Policy,
+    /// `b`.
+    pub(crate) budget: u32,
+    /// `N`.
+    pub(crate) tokens: u32,
+    /// Tokens that may be made; the last one never enters the cache.
+    pub(crate) max_tokens: u32,
+}
+
+/// What placed requests take of one worker, beyond what its load shows. Negative if the load still
+/// shows requests that have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Claimed {
+    /// Requests of a prefill queue, or slots of a decode worker.
+    pub(crate) requests: i64,
+    /// Prompt tokens of a prefill queue.
+    pub(crate) tokens: i64,
+    /// Pages of a decode worker.
+    pub(crate) pages: i64,
+}
+
+/// Workers that a request has met faults on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Shunned {
+    /// They had no room; asking again at once would be no help.
+    pub(crate) full: BTreeSet<WorkerId>,
+    /// Their calls broke: taken only if there is nobody else, since a connection may break under a
+    /// healthy worker.
+    pub(crate) broken: BTreeSet<WorkerId>,
+}
+
+/// Two workers of one fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Placement {
+    pub(crate) prefill: WorkerId,
+    pub(crate) decode: WorkerId,
+    /// Pages that the decode worker may have to set aside.
+    pub(crate) pages_max: u64,
+}
+
+/// Why a request cannot be placed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoPlace {
+    #[error("no worker has described itself yet")]
+    NoWorkers,
+    #[error("unknown model {found:?}; known are {}", known.join(", "))]
+    UnknownModel { found: String, known: Vec<String> },
+    #[error("no {role} worker of model {model:?} is ready")]
+    NoReadyWorkers { model: String, role: Role },
+    #[error(
+        "no ready prefill worker of model {model:?} has the fingerprint of a ready decode worker"
+    )]
+    NoCompatiblePair { model: String },
+    #[error(
+        "the cache may need {pages} pages, the largest pool has {pages_total}; ask for fewer tokens or a smaller budget"
+    )]
+    TooLarge { pages: u64, pages_total: u64 },
+    #[error("{0}; try again later")]
+    Busy(Scarce),
+}
+
+/// What every ready worker has too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Scarce {
+    #[error("every prefill queue is full")]
+    PrefillQueue,
+    #[error("no decode worker has a slot and enough free pages")]
+    DecodeRoom,
+}
+
+impl Needs {
+    pub(crate) fn new(model: &Model, size: CacheSize) -> Needs {
+        let shape = Shape {
+            layers: model.layers as usize,
+            kv_heads: model.kv_heads as usize,
+            tokens: size.tokens as usize,
+        };
+        let config = Config::default();
+        let kept = lava::rows_max(size.policy, &config, shape, size.budget as usize) as u64;
+        let lists = model.lists();
+        let appended = lists.saturating_mul(u64::from(size.max_tokens.saturating_sub(1)));
+        Needs {
+            tokens: u64::from(size.tokens),
+            rows_max: kept.saturating_add(appended),
+            lists,
+        }
+    }
+
+    /// Full pages, and a partly empty one per list.
+    pub(crate) fn pages_max(&self, page_rows: u32) -> u64 {
+        (self.rows_max / u64::from(page_rows)).saturating_add(self.lists)
+    }
+}
+
+/// Chooses the prefill worker with the fewest queued tokens, and of the decode workers with room the
+/// one with the most free pages; the least id among equals.
+///
+/// # Errors
+/// Nobody can take the request, now or ever.
+pub(crate) fn place(
+    snapshot: &Snapshot,
+    claims: &BTreeMap<WorkerId, Claimed>,
+    model: &Model,
+    needs: Needs,
+    shunned: &Shunned,
+) -> Result<Placement, NoPlace> {
+    let candidates = Candidates {
+        workers: snapshot
+            .workers
+            .values()
+            .filter(|w| w.ready && w.model.fingerprint == model.fingerprint)
+            .collect(),
+        claims,
+        shunned,
+    };
+    let (decode, pages_max) = candidates.decode(model, needs)?;
+    let prefill = candidates.prefill(model)?;
+    Ok(Placement {
+        prefill,
+        decode,
+        pages_max,
+    })
+}
+
+struct Candidates<'a> {
+    /// Ready ones of the right fingerprint.
+    workers: Vec<&'a Worker>,
+    claims: &'a BTreeMap<WorkerId, Claimed>,
+    shunned: &'a Shunned,
+}
+
+impl Candidates<'_> {
+    fn prefill(&self, model: &Model) -> Result<WorkerId, NoPlace> {
+        self.check_role(model, Role::Prefill)?;
+        let with_room = self.workers.iter().filter_map(|worker| {
+            let Load::Prefill {
+                queue,
+                queue_max,
+                queue_tokens,
+            } = worker.load
+            else {
+                return None;
+            };
+            let claimed = self.claimed(worker);
+            let tokens = plus(queue_tokens, claimed.tokens);
+            let waits = plus(u64::from(queue), claimed.requests);
+            let room = waits < u64::from(queue_max) && !self.shunned.full.contains(&worker.id);
+            room.then_some((self.is_broken(worker), tokens, &worker.id))
+        });
+        let best = with_room.min().map(|(_, _, id)| id.clone());
+        best.ok_or(NoPlace::Busy(Scarce::PrefillQueue))
+    }
+
+    fn decode(&self, model: &Model, needs: Needs) -> Result<(WorkerId, u64), NoPlace> {
+        self.check_role(model, Role::Decode)?;
+        // Pages needed and pages of the pool, of the worker that comes closest to holding them.
+        let mut too_large: Option<(u64, u64)> = None;
+        let mut fits_some = false;
+        let mut best = None;
+        for worker in &self.workers {
+            let Load::Decode {
+                pages_reserved,
+                pages_total,
+                page_rows,
+                slots,
+                slots_max,
+            } = worker.load
+            else {
+                continue;
+            };
+            let pages = needs.pages_max(page_rows);
+            if pages > pages_total {
+                if too_large.is_none_or(|(_, largest)| pages_total > largest) {
+                    too_large = Some((pages, pages_total));
+                }
+                continue;
+            }
+            fits_some = true;
+            let claimed = self.claimed(worker);
+            let free = pages_total.saturating_sub(plus(pages_reserved, claimed.pages));
+            let has_slot = plus(u64::from(slots), claimed.requests) < u64::from(slots_max);
+            if !has_slot || free < pages || self.shunned.full.contains(&worker.id) {
+                continue;
+            }
+            let rank = (self.is_broken(worker), Reverse(free), &worker.id);
+            if best.as_ref().is_none_or(|(least, _)| rank < *least) {
+                best = Some((rank, pages));
+            }
+        }
+        match (best, too_large) {
+            (Some(((_, _, id), pages)), _) => Ok((id.clone(), pages)),
+            (None, Some((pages, pages_total))) if !fits_some => {
+                Err(NoPlace::TooLarge { pages, pages_total })
+            }
+            (None, _) => Err(NoPlace::Busy(Scarce::DecodeRoom)),
+        }
+    }
+
+    fn check_role(&self, model: &Model, role: Role) -> Result<(), NoPlace> {
+        match self.workers.iter().any(|w| w.load.role() == role) {
+            true => Ok(()),
+            false => Err(NoPlace::NoReadyWorkers {
+                model: model.name.clone(),
+                role,
+            }),
+        }
+    }
+
+    fn claimed(&self, worker: &Worker) -> Claimed {
+        self.claims.get(&worker.id).copied().unwrap_or_default()
+    }
+
+    fn is_broken(&self, worker: &Worker) -> bool {
+        self.shunned.broken.contains(&worker.id)
+    }
+}
+
+fn plus(shown: u64, claimed: i64) -> u64 {
+    shown.saturating_add_signed(claimed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::samples::{decode, id, model, prefill, snapshot};
+    use lava::Profile;
+
+    const NEEDS: Needs = Needs {
+        tokens: 100,
+        rows_max: 1600,
+        lists: 4,
+    };
+
+    fn placed(workers: &[Worker], claims: &[(&str, Claimed)], shunned: &Shunned) -> String {
+        let claims = claims.iter().map(|(name, claimed)| (id(name), *claimed));
+        let claims = claims.collect();
+        let snapshot = snapshot(workers.iter().cloned());
+        match place(&snapshot, &claims, &model("toy", 1), NEEDS, shunned) {
+            Ok(placement) => {
+                assert_eq!(placement.pages_max, 104);
+                format!("{} {}", placement.prefill, placement.decode)
+            }
+            Err(why) => why.to_string(),
+        }
+    }
+
+    #[track_caller]
+    fn check(workers: &[Worker], expected: &str) {
+        assert_eq!(placed(workers, &[], &Shunned::default()), expected);
+    }
+
+    #[test]
+    fn the_shortest_queue_and_the_emptiest_pool_are_taken() {
+        check(
+            &[
+                prefill("p1", 1, 30),
+                prefill("p2", 1, 20),
+                decode("d1", 1, 20),
+                decode("d2", 1, 10),
+            ],
+            "p2 d2",
+        );
+    }
+
+    #[test]
+    fn the_least_id_wins_among_equals() {
+        check(
+            &[
+                prefill("p2", 1, 7),
+                prefill("p1", 1, 7),
+                decode("d2", 1, 7),
+                decode("d1", 1, 7),
+            ],
+            "p1 d1",
+        );
+    }
+
+    #[test]
+    fn only_ready_workers_of_the_fingerprint_count() {
+        let unready = Worker {
+            ready: false,
+            ..prefill("p1", 1, 0)
+        };
+        check(
+            &[
+                unready.clone(),
+                prefill("p2", 2, 0),
+                prefill("p3", 1, 9),
+                decode("d1", 2, 0),
+                decode("d2", 1, 9),
+            ],
+            "p3 d2",
+        );
+        check(
+            &[unready, decode("d2", 1, 9)],
+            r#"no prefill worker of model "toy" is ready"#,
+        );
+        check(
+            &[prefill("p1", 1, 0)],
+            r#"no decode worker of model "toy" is ready"#,
+        );
+    }
+
+    #[test]
+    fn a_request_that_no_pool_can_hold_is_told_from_one_that_must_wait() {
+        let small = |name: &str, total| {
+            let mut worker = decode(name, 1, 0);
+            if let Load::Decode { pages_total, .. } = &mut worker.load {
+                *pages_total = total;
+            }
+            worker
+        };
+        let p = prefill("p", 1, 0);
+        check(
+            &[p.clone(), small("d1", 103), small("d2", 9)],
+            "the cache may need 104 pages, the largest pool has 103; ask for fewer tokens or a smaller budget",
+        );
+        let busy = "no decode worker has a slot and enough free pages; try again later";
+        check(&[p.clone(), small("d1", 103), decode("d2", 1, 897)], busy);
+        check(&[p.clone(), decode("d2", 1, 896)], "p d2");
+        let mut no_slot = decode("d", 1, 0);
+        if let Load::Decode { slots, .. } = &mut no_slot.load {
+            *slots = 4;
+        }
+        check(&[p, no_slot], busy);
+        let mut queued = prefill("p", 1, 0);
+        if let Load::Prefill { queue, .. } = &mut queued.load {
+            *queue = 4;
+        }
+        check(
+            &[queued, decode("d", 1, 0)],
+            "every prefill queue is full; try again later",
+        );
+    }
+
+    #[test]
+    fn claims_count_until_the_load_shows_them() {
+        let workers = [
+            prefill("p1", 1, 5),
+            prefill("p2", 1, 6),
+            decode("d1", 1, 5),
+            decode("d2", 1, 6),
+        ];
+        let more = Claimed {
+            requests: 1,
+            tokens: 2,
+            pages: 2,
+        };
+        let none = Shunned::default();
+        assert_eq!(
+            placed(&workers, &[("p1", more), ("d1", more)], &none),
+            "p2 d2"
+        );
+        let full = Claimed {
+            requests: 4,
+            ..Claimed::default()
+        };
+        assert_eq!(
+            placed(&workers, &[("p1", full), ("d1", full)], &none),
+            "p2 d2"
+        );
+        let ended = Claimed {
+            requests: -1,
+            tokens: -6,
+            pages: -6,
+        };
+        assert_eq!(
+            placed(&workers, &[("p2", ended), ("d2", ended)], &none),
+            "p2 d2"
+        );
+    }
+
+    #[test]
+    fn full_workers_are_not_asked_again_and_broken_ones_only_if_alone() {
+        let workers = [
+            prefill("p1", 1, 0),
+            prefill("p2", 1, 9),
+            decode("d1", 1, 0),
+            decode("d2", 1, 9),
+        ];
+        let set = |ids: &[&str]| ids.iter().map(|name| id(name)).collect();
+        let shunned = |full: &[&str], broken: &[&str]| Shunned {
+            full: set(full),
+            broken: set(broken),
+        };
+        let check = |shunned, expected: &str| assert_eq!(placed(&workers, &[], &shunned), expected);
+        check(shunned(&["p1", "d1"], &[]), "p2 d2");
+        check(shunned(&[], &["p1", "d1"]), "p2 d2");
+        check(shunned(&["p2"], &["p1", "d1", "d2"]), "p1 d1");
+        check(
+            shunned(&["p1", "p2"], &[]),
+            "every prefill queue is full; try again later",
+        );
+        check(
+            shunned(&["d1", "d2"], &[]),
+            "no decode worker has a slot and enough free pages; try again later",
+        );
+    }
+
+    #[test]
+    fn pages_cover_kept_and_appended_rows_and_a_part_page_per_list() {
+        let size = CacheSize {
+            policy: Policy::Lava(Profile::Exact),
+            budget: 64,
+            tokens: 500,
+            max_tokens: 11,
+        };
+        let needs = Needs::new(&model("toy", 1), size);
+        assert_eq!(needs.rows_max, 4 * 64 + 4 * 10);
+        assert_eq!(needs.pages_max(16), 296 / 16 + 4);
+        let whole = CacheSize {
+            policy: Policy::Full,
+            max_tokens: 1,
+            ..size
+        };
+        assert_eq!(Needs::new(&model("toy", 1), whole).rows_max, 4 * 500);
+    }
+}

@@ -1,0 +1,413 @@
+//! Keeps the snapshot of workers current, and places requests on it.
+//!
+//! One task follows the registry and probes every member at each interval. A worker that fails a probe
+//! is not used until it answers again; its running answers are left alone, since a lost probe is no
+//! lost worker. Text files are fetched once per digest, and a worker is ready once they are here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use lava_cluster::{Member, Registry};
+use lava_node::{Health, supervise};
+use lava_proto::MESSAGE_BYTES_MAX;
+use lava_proto::worker::worker_client::WorkerClient;
+use lava_proto::worker::{DescribeRequest, Description, GetTextFilesRequest};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::config::Workers;
+use crate::ledger::{Claim, Ledger};
+use crate::metrics::CoordinatorMetrics;
+use crate::placement::{Claimed, Needs, NoPlace, Shunned, place};
+use crate::snapshot::{Model, Role, Snapshot, TextDigest, Worker, WorkerId};
+use crate::texts::{Text, TextsError};
+use crate::wire;
+
+/// Unread bytes of one answer. What slow clients leave unread counts against the connection too, so a
+/// small stream window and room for all of them keep one client from holding up the others.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+
+/// Text files are large; they take longer than a probe.
+const TEXT_FILES_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The workers. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Roster {
+    seen: watch::Receiver<Arc<Seen>>,
+    ledger: Ledger,
+    /// Ends the task with the last clone.
+    _follower: Arc<AbortOnDropHandle<()>>,
+}
+
+/// All that is known of the workers at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) texts: BTreeMap<TextDigest, Arc<Text>>,
+    channels: BTreeMap<WorkerId, Channel>,
+}
+
+/// A worker that takes part in an attempt.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: WorkerId,
+    /// host:port of its gRPC port.
+    pub(crate) address: String,
+    pub(crate) channel: Channel,
+    pub(crate) claim: Claim,
+}
+
+/// The two workers of an attempt.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    pub(crate) prefill: Peer,
+    pub(crate) decode: Peer,
+    pub(crate) pages_max: u64,
+}
+
+impl Roster {
+    /// Begins to follow a registry, in a task whose bad end makes `health` fail.
+    pub(crate) fn follow(
+        registry: &Registry,
+        settings: Workers,
+        metrics: &CoordinatorMetrics,
+        health: &Health,
+    ) -> Roster {
+        let (published, seen) = watch::channel(Arc::default());
+        let ledger = Ledger::default();
+        let follower = Follower {
+            settings,
+            ledger: ledger.clone(),
+            published,
+            metrics: metrics.clone(),
+            health: health.clone(),
+            members: BTreeMap::new(),
+            texts: BTreeMap::new(),
+            jobs: JoinSet::new(),
+        };
+        let task = supervise("roster", health, follower.run(registry.watch()));
+        Roster {
+            seen,
+            ledger,
+            _follower: Arc::new(AbortOnDropHandle::new(task)),
+        }
+    }
+
+    pub(crate) fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&self.seen.borrow())
+    }
+
+    /// Chooses two workers and writes down what the request takes of them, so that the next placement
+    /// sees it.
+    ///
+    /// # Errors
+    /// Nobody can take the request, now or ever.
+    pub(crate) fn place(
+        &self,
+        model: &Model,
+        needs: Needs,
+        shunned: &Shunned,
+    ) -> Result<Peers, NoPlace> {
+        let mut book = self.ledger.lock();
+        let seen = self.seen();
+        let at = place(&seen.snapshot, book.totals(), model, needs, shunned)?;
+        let mut peer = |id: WorkerId, claimed| {
+            let worker = &seen.snapshot.workers[&id];
+            Peer {
+                address: worker.address.clone(),
+                channel: seen.channels[&id].clone(),
+                claim: self.ledger.claim(&mut book, id.clone(), claimed),
+                id,
+            }
+        };
+        let signed = |amount| i64::try_from(amount).unwrap_or(i64::MAX);
+        let prefill = Claimed {
+            requests: 1,
+            tokens: signed(needs.tokens),
+            pages: 0,
+        };
+        let decode = Claimed {
+            requests: 1,
+            tokens: 0,
+            pages: signed(at.pages_max),
+        };
+        Ok(Peers {
+            prefill: peer(at.prefill, prefill),
+            decode: peer(at.decode, decode),
+            pages_max: at.pages_max,
+        })
+    }
+}
+
+/// The task's own state.
+struct Follower {
+    settings: Workers,
+    ledger: Ledger,
+    published: watch::Sender<Arc<Seen>>,
+    metrics: CoordinatorMetrics,
+    health: Health,
+    members: BTreeMap<Member, Followed>,
+    texts: BTreeMap<TextDigest, TextState>,
+    jobs: JoinSet<Job>,
+}
+
+/// A member that is probed.
+struct Followed {
+    /// For probes, which must not wait behind answers.
+    control: Channel,
+    /// For the calls of attempts.
+    calls: Channel,
+    probing: bool,
+    state: MemberState,
+}
+
+enum MemberState {
+    /// Not asked yet.
+    New,
+    Answers(Worker),
+    /// The last probe failed; what it was before that, if it ever answered.
+    Silent(Option<Worker>),
+}
+
+enum TextState {
+    Fetching,
+    Ready(Arc<Text>),
+    /// Fetched again after the next probe of a worker that has it. The log has it once.
+    Failed,
+}
+
+/// What a background job brings back.
+enum Job {
+    Probe {
+        member: Member,
+        number: u64,
+        result: Result<Description, String>,
+    },
+    Texts {
+        digest: TextDigest,
+        result: Result<Text, TextsError>,
+    },
+}
+
+impl Follower {
+    async fn run(mut self, mut members: watch::Receiver<Arc<BTreeSet<Member>>>) -> anyhow::Result<()> {
+        let mut ticks = interval(self.settings.probe_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut registry_lives = true;
+        let now = Arc::clone(&members.borrow_and_update());
+        self.set_members(&now);
+        loop {
+            tokio::select! {
+                changed = members.changed(), if registry_lives => match changed {
+                    Ok(()) => {
+                        let now = Arc::clone(&members.borrow_and_update());
+                        self.set_members(&now);
+                        self.probe_all();
+                    }
+                    // The last known members stay usable.
+                    Err(_) => registry_lives = false,
+                },
+                _ = ticks.tick() => self.probe_all(),
+                Some(job) = self.jobs.join_next() => match job.context("a probe panicked")? {
+                    Job::Probe { member, number, result } => self.probed(member, number, result),
+                    Job::Texts { digest, result } => self.fetched(digest, result),
+                },
+            }
+        }
+    }
+
+    /// Adds new members and forgets those that are gone.
+    fn set_members(&mut self, now: &BTreeSet<Member>) {
+        self.members.retain(|member, _| now.contains(member));
+        for member in now {
+            if self.members.contains_key(member) {
+                continue;
+            }
+            match followed(member, &self.settings) {
+                Ok(followed) => {
+                    self.members.insert(member.clone(), followed);
+                }
+                Err(error) => {
+                    tracing::warn!(worker = %member, %error, "the address cannot be called");
+                }
+            }
+        }
+        self.publish();
+    }
+
+    fn probe_all(&mut self) {
+        for (member, followed) in &mut self.members {
+            if followed.probing {
+                continue;
+            }
+            followed.probing = true;
+            let number = self.ledger.lock().probe();
+            let limit = self.settings.probe_timeout;
+            let member = member.clone();
+            let mut client = WorkerClient::new(followed.control.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX);
+            self.jobs.spawn(async move {
+                let call = timeout(limit, client.describe(DescribeRequest {}));
+                let result = match call.await {
+                    Ok(Ok(response)) => Ok(response.into_inner()),
+                    Ok(Err(status)) => Err(status.to_string()),
+                    Err(_) => Err("no answer in time".to_owned()),
+                };
+                Job::Probe {
+                    member,
+                    number,
+                    result,
+                }
+            });
+        }
+    }
+
+    fn probed(&mut self, member: Member, number: u64, result: Result<Description, String>) {
+        let Some(followed) = self.members.get_mut(&member) else {
+            return;
+        };
+        followed.probing = false;
+        let result = result.and_then(|description| {
+            wire::worker(description, &member.address).map_err(|error| error.to_string())
+        });
+        let before = std::mem::replace(&mut followed.state, MemberState::New);
+        match result {
+            Ok(worker) => {
+                if !matches!(&before, MemberState::Answers(known) if known.id == worker.id) {
+                    tracing::info!(worker = %worker.id, address = %member,
+                        role = %worker.load.role(), model = worker.model.name, "a worker answers");
+                }
+                let control = followed.control.clone();
+                let (id, digest) = (worker.id.clone(), worker.model.text_digest);
+                followed.state = MemberState::Answers(worker);
+                self.fetch_texts(digest, control);
+                // Loads and claims change together: whoever places holds the book.
+                let ledger = self.ledger.clone();
+                let mut book = ledger.lock();
+                self.publish();
+                book.probed(&id, number);
+            }
+            Err(error) => {
+                followed.state = MemberState::Silent(match before {
+                    MemberState::Silent(worker) => worker,
+                    MemberState::New => {
+                        tracing::warn!(address = %member, error, "a worker does not answer");
+                        None
+                    }
+                    MemberState::Answers(worker) => {
+                        tracing::warn!(worker = %worker.id, address = %member, error,
+                            "a worker stopped answering");
+                        Some(worker)
+                    }
+                });
+                self.publish();
+            }
+        }
+    }
+
+    fn fetch_texts(&mut self, digest: TextDigest, control: Channel) {
+        match self.texts.get(&digest) {
+            Some(TextState::Fetching | TextState::Ready(_)) => return,
+            Some(TextState::Failed) | None => {}
+        }
+        let failed_before = self.texts.insert(digest, TextState::Fetching).is_some();
+        self.jobs.spawn(async move {
+            let result = fetch(digest, control).await;
+            if let (Err(error), false) = (&result, failed_before) {
+                tracing::warn!(%error, "a model's text files cannot be used");
+            }
+            Job::Texts { digest, result }
+        });
+    }
+
+    fn fetched(&mut self, digest: TextDigest, result: Result<Text, TextsError>) {
+        let state = match result {
+            Ok(text) => TextState::Ready(Arc::new(text)),
+            Err(_) => TextState::Failed,
+        };
+        self.texts.insert(digest, state);
+        self.publish();
+    }
+
+    /// Tells everybody what is known now.
+    fn publish(&mut self) {
+        let mut seen = Seen::default();
+        for followed in self.members.values() {
+            let (worker, answers) = match &followed.state {
+                MemberState::New | MemberState::Silent(None) => continue,
+                MemberState::Answers(worker) => (worker, true),
+                MemberState::Silent(Some(worker)) => (worker, false),
+            };
+            let digest = worker.model.text_digest;
+            let text = match self.texts.get(&digest) {
+                Some(TextState::Ready(text)) => Some(Arc::clone(text)),
+                _ => None,
+            };
+            let worker = Worker {
+                ready: worker.ready && answers && text.is_some(),
+                ..worker.clone()
+            };
+            seen.texts.extend(text.map(|text| (digest, text)));
+            // Two addresses of one worker count once, the one that answers first.
+            let known = seen.snapshot.workers.get(&worker.id);
+            if known.is_none_or(|known| !known.ready) {
+                seen.channels.insert(worker.id.clone(), followed.calls.clone());
+                seen.snapshot.workers.insert(worker.id.clone(), worker);
+            }
+        }
+        for role in [Role::Prefill, Role::Decode] {
+            let workers = seen.snapshot.workers.values();
+            let ready = workers.filter(|w| w.ready && w.load.role() == role);
+            self.metrics.workers_ready(role, ready.count());
+        }
+        if !seen.snapshot.served_models().is_empty() {
+            self.health.serving();
+        }
+        let used: BTreeSet<TextDigest> = {
+            let workers = seen.snapshot.workers.values();
+            workers.map(|w| w.model.text_digest).collect()
+        };
+        self.texts.retain(|digest, _| used.contains(digest));
+        self.published.send_replace(Arc::new(seen));
+    }
+}
+
+fn followed(member: &Member, settings: &Workers) -> Result<Followed, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{member}"))?
+        .connect_timeout(settings.connect_timeout)
+        .http2_keep_alive_interval(settings.keep_alive)
+        .keep_alive_timeout(settings.keep_alive)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    let connection_window = STREAM_WINDOW_BYTES.saturating_mul(settings.calls_max);
+    let calls = endpoint
+        .clone()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(connection_window.min(i32::MAX as u32));
+    Ok(Followed {
+        control: endpoint.connect_lazy(),
+        calls: calls.connect_lazy(),
+        probing: false,
+        state: MemberState::New,
+    })
+}
+
+async fn fetch(digest: TextDigest, control: Channel) -> Result<Text, TextsError> {
+    let mut client = WorkerClient::new(control).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let call = timeout(
+        TEXT_FILES_TIMEOUT,
+        client.get_text_files(GetTextFilesRequest {}),
+    );
+    let files = match call.await {
+        Ok(files) => files.map_err(Box::new)?.into_inner(),
+        Err(_) => return Err(TextsError::Late),
+    };
+    let built = tokio::task::spawn_blocking(move || Text::new(&files.content, digest));
+    // A tokenizer that panics the library is the worker's fault, not the end of this task.
+    built.await.map_err(|_| TextsError::Panicked)?
+}

@@ -1,0 +1,115 @@
+//! The coordinator as a whole: from a listener to the end of the last answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use lava_cluster::Registry;
+use lava_node::{Health, Shutdown, supervise};
+use lava_proto::v1::inference_server::{InferenceServer, SERVICE_NAME};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::pb::health_server;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::config::Plan;
+use crate::metrics::CoordinatorMetrics;
+use crate::roster::Roster;
+use crate::service::Service;
+
+/// How long answers that the drain cuts have to send their last word, and connections to close.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Streams of one client's connection beyond its answers: health, models, reflection.
+const STREAMS_SPARE: u32 = 64;
+
+/// Names of the services, for [`Health::new`].
+pub const SERVICES: [&str; 1] = [SERVICE_NAME];
+
+/// Serves clients on `listener` until `shutdown` is triggered and the drain is over.
+///
+/// `health` is the pair that [`Health::new`] gives; it becomes serving once a model can be asked for,
+/// draining when `shutdown` is triggered, and failed if a part of the coordinator dies. A process with
+/// several roles gives each its own or shares one, as it wants to be judged.
+///
+/// During the drain new requests get `UNAVAILABLE`, and running ones go on. Those that the drain's time
+/// does not suffice for end with `UNAVAILABLE` too.
+///
+/// # Errors
+/// The listener's socket broke.
+pub async fn run<H: health_server::Health>(
+    plan: Plan,
+    registry: Registry,
+    listener: TcpListener,
+    metrics: CoordinatorMetrics,
+    health: (Health, HealthServer<H>),
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let (health, health_service) = health;
+    let roster = Roster::follow(&registry, plan.workers, &metrics, &health);
+    let flights_max = plan.limits.flights_max;
+    let flights = Arc::new(Semaphore::new(flights_max as usize));
+    let drained = CancellationToken::new();
+    let drain_timeout = plan.drain_timeout;
+    let keep_alive = plan.client_keep_alive;
+    let message_bytes_max = plan.message_bytes_max;
+    let service = InferenceServer::new(Service {
+        plan,
+        roster,
+        flights: Arc::clone(&flights),
+        metrics,
+        shutdown: shutdown.clone(),
+        drained: drained.clone(),
+    })
+    .max_decoding_message_size(message_bytes_max);
+
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(keep_alive))
+        .max_concurrent_streams(flights_max.saturating_add(STREAMS_SPARE))
+        .add_service(service)
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .serve_with_incoming_shutdown(incoming, stopped);
+    let server = supervise("listener", &health, async move {
+        server.await.context("the gRPC server broke")
+    });
+    let mut server = AbortOnDropHandle::new(server);
+
+    tokio::select! {
+        () = shutdown.triggered() => {}
+        _ = &mut server => bail!("the gRPC server ended before the shutdown"),
+    }
+    health.draining();
+    tracing::info!("draining");
+    if timeout(drain_timeout, all_ended(&flights, flights_max)).await.is_err() {
+        tracing::warn!("answers are cut at the end of the drain");
+        drained.cancel();
+        // They only have to send a status.
+        let _ended = timeout(LAST_WORDS, all_ended(&flights, flights_max)).await;
+    }
+    stop.cancel();
+    // A client that keeps a health watch or half a request open is left behind.
+    let _closed = timeout(LAST_WORDS, server).await;
+    Ok(())
+}
+
+/// Waits until no answer is under way.
+async fn all_ended(flights: &Semaphore, flights_max: u32) {
+    let all = flights.acquire_many(flights_max).await;
+    drop(all.expect("the semaphore is never closed"));
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(lava_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}

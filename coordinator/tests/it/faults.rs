@@ -1,0 +1,206 @@
+//! Workers that fail, and how their answers go on.
+
+use std::time::Duration;
+
+use lava_proto::v1::{FinishReason, Token, TopLogprob};
+use lava_proto::worker::{DecodeEvent, Tokens, decode_event};
+use tonic::{Code, Status};
+
+use crate::scripted::{Scripted, byte_id};
+use crate::{Coordinator, failure, next, text};
+
+#[tokio::test]
+async fn a_prefill_that_breaks_is_repeated_on_another_worker() {
+    let mut p1 = Scripted::prefill("p1").await;
+    let mut p2 = Scripted::prefill("p2").await;
+    let mut d1 = Scripted::decode("d1").await;
+    let mut d2 = Scripted::decode("d2").await;
+    let coordinator = Coordinator::start(&[&p1, &p2, &d1, &d2]).await;
+    // Which workers are ready when the model is first served is a race of probes.
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"prefill\"} 2")
+        .await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 2")
+        .await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    let decode = d1.next_reserved(1).await;
+    let prefill = p1.next_prefill().await;
+    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    assert_eq!(next(&mut answer).await.text, "a");
+    prefill.fail(Status::aborted("the link broke")).await;
+    decode.dropped().await;
+
+    let again = d2.next_reserved(2).await;
+    let prefill_again = p2.next_prefill().await;
+    let before = prefill.request.attempt.as_ref().unwrap();
+    let after = prefill_again.request.attempt.as_ref().unwrap();
+    assert_eq!((before.number, after.number), (0, 1));
+    assert_eq!(after.answered, [byte_id(b'a')]);
+    assert_eq!(
+        prefill_again.request.prompt,
+        [&prefill.request.prompt[..], &after.answered].concat()
+    );
+    assert_eq!(after.tokens, before.tokens + 1);
+    assert_eq!(after.max_tokens, before.max_tokens - 1);
+    // Everything was kept, and a longer prompt must not change that.
+    assert_eq!(after.policy, "full");
+    assert_eq!(again.request.rows_max, decode.request.rows_max);
+    assert_eq!(&*prefill_again.request.ticket, [2; 16]);
+    prefill_again.first(byte_id(b'b'), FinishReason::Unspecified).await;
+    assert_eq!(next(&mut answer).await.text, "b");
+    prefill_again.done(7).await;
+    again.tokens(&[byte_id(b'c')]).await;
+    again.done(FinishReason::EndOfText).await;
+    assert_eq!(next(&mut answer).await.text, "c");
+    let finish = next(&mut answer).await.finish.unwrap();
+    assert_eq!(finish.usage.unwrap().answer_tokens, 3);
+    assert_eq!(finish.transfer.unwrap().recomputes, 1);
+    coordinator.metric("lava_coordinator_recomputes_total 1").await;
+    coordinator.metric("lava_coordinator_attempts_total 2").await;
+}
+
+#[tokio::test]
+async fn a_decode_worker_that_dies_leaves_no_gap_in_the_answer() {
+    let mut p = Scripted::prefill("p").await;
+    let mut d1 = Scripted::decode("d1").await;
+    let mut d2 = Scripted::decode("d2").await;
+    let coordinator = Coordinator::start(&[&p, &d1, &d2]).await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 2")
+        .await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    let decode = d1.next_reserved(1).await;
+    let prefill = p.next_prefill().await;
+    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    assert_eq!(next(&mut answer).await.text, "a");
+    prefill.done(7).await;
+    decode.tokens(&[byte_id(b'b')]).await;
+    assert_eq!(next(&mut answer).await.text, "b");
+    // The whole process is gone, connections and all.
+    drop(d1);
+
+    let again = d2.next_reserved(2).await;
+    let prefill_again = p.next_prefill().await;
+    let attempt = prefill_again.request.attempt.as_ref().unwrap();
+    assert_eq!(attempt.answered, b"ab".map(byte_id));
+    prefill_again.first(byte_id(b'c'), FinishReason::Unspecified).await;
+    prefill_again.done(7).await;
+    again.done(FinishReason::MaxTokens).await;
+    assert_eq!(next(&mut answer).await.text, "c");
+    let finish = next(&mut answer).await.finish.unwrap();
+    assert_eq!(finish.transfer.unwrap().recomputes, 1);
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 1")
+        .await;
+}
+
+#[tokio::test]
+async fn full_workers_are_told_to_the_client_with_a_time_to_come_back() {
+    let p = Scripted::prefill("p").await;
+    let d = Scripted::decode("d").await;
+    *d.refuses.lock().unwrap() = Some(Status::resource_exhausted("no pages"));
+    let coordinator = Coordinator::start(&[&p, &d]).await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    let status = answer.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.message(), "the decode worker: no pages");
+    assert_eq!(status.metadata().get("retry-after-ms").unwrap(), "1000");
+    coordinator
+        .metric("lava_coordinator_refusals_total{reason=\"worker\"} 1")
+        .await;
+    coordinator.metric("lava_coordinator_attempts_total 1").await;
+}
+
+#[tokio::test]
+async fn attempts_end_and_the_last_failure_is_told() {
+    let p = Scripted::prefill("p").await;
+    let d = Scripted::decode("d").await;
+    *d.refuses.lock().unwrap() = Some(Status::unavailable("draining"));
+    let coordinator = Coordinator::start(&[&p, &d]).await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    let expected = (Code::Unavailable, "the decode worker: draining".to_owned());
+    assert_eq!(failure(&mut answer).await, expected);
+    // The only pair there is, three times.
+    coordinator.metric("lava_coordinator_attempts_total 3").await;
+}
+
+#[tokio::test]
+async fn a_draining_worker_gets_nothing_new() {
+    let p = Scripted::prefill("p").await;
+    let d = Scripted::decode("d").await;
+    let coordinator = Coordinator::start(&[&p, &d]).await;
+    d.description.lock().unwrap().draining = true;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 0")
+        .await;
+    let status = coordinator.refused(text("hello")).await;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status.message(), r#"no decode worker of model "toy" is ready"#);
+}
+
+#[tokio::test]
+async fn a_request_that_no_pool_can_ever_hold_is_not_told_to_wait() {
+    let p = Scripted::prefill("p").await;
+    let d = Scripted::decode("d").await;
+    d.description.lock().unwrap().load.as_mut().unwrap().pages_total = 10;
+    let coordinator = Coordinator::start(&[&p, &d]).await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    let (code, message) = failure(&mut answer).await;
+    assert_eq!(code, Code::FailedPrecondition);
+    assert!(message.ends_with("the largest pool has 10; ask for fewer tokens or a smaller budget"));
+}
+
+/// 64 tokens with 20 logprobs each: some 20 KB.
+fn large(id: u32) -> DecodeEvent {
+    let token = Token {
+        id,
+        logprob: Some(-1.0),
+        top: vec![
+            TopLogprob {
+                id: 258,
+                logprob: -2.0
+            };
+            20
+        ],
+    };
+    let tokens = vec![token; 64];
+    DecodeEvent {
+        event: Some(decode_event::Event::Tokens(Tokens { tokens })),
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_makes_the_decode_worker_wait() {
+    const MESSAGES: usize = 1000;
+    let mut p = Scripted::prefill("p").await;
+    let mut d = Scripted::decode("d").await;
+    let coordinator =
+        Coordinator::configured(&[&p, &d], |c| c.limits.answer_messages_max = 4).await;
+    let mut request = text("hello");
+    request.max_tokens = Some(90_000);
+    request.logprobs = Some(20);
+    let mut answer = coordinator.generate(request).await;
+    let decode = d.next_reserved(1).await;
+    let prefill = p.next_prefill().await;
+    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    prefill.done(1).await;
+    let mut sent = 0;
+    // A worker that is not made to wait sends a message in microseconds.
+    while sent < MESSAGES {
+        let send = decode.events.send(Ok(large(byte_id(b'b'))));
+        match tokio::time::timeout(Duration::from_secs(1), send).await {
+            Ok(result) => result.unwrap(),
+            Err(_) => break,
+        }
+        sent += 1;
+    }
+    assert!(sent < MESSAGES, "20 MB were taken in for a client that reads nothing");
+    let mut tokens = 0;
+    while tokens < 1 + 64 * sent {
+        tokens += next(&mut answer).await.tokens.len();
+    }
+    decode.done(FinishReason::MaxTokens).await;
+    let finish = next(&mut answer).await.finish.unwrap();
+    assert_eq!(finish.usage.unwrap().answer_tokens as usize, tokens);
+}

@@ -1,0 +1,136 @@
+//! `lava serve`: all three roles in one process, one model in memory. The same code as three processes:
+//! the workers listen on loopback ports of their own and the registry is in memory.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use lava_cluster::{Member, Registration, Registry};
+use lava_coordinator::{CoordinatorMetrics, SERVICES};
+use lava_decode_worker::{DecodeSection, DecodeWorker};
+use lava_node::{Health, HttpConfig, Shutdown, TelemetryConfig};
+use lava_prefill_worker::{PrefillSection, PrefillWorker};
+use lava_worker::ModelSection;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+use crate::process::{ConfigArgs, Process, block_on, listen, load, worker_id};
+
+/// Arguments of `lava serve`.
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// Folder with config.json and safetensors, a .gguf file, or a Hub name (owner/model); the same as
+    /// --set model.path=...
+    #[arg(long)]
+    model: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// All of `serve.toml`: the sections of the three roles.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ServeConfig {
+    listen: lava_coordinator::ListenConfig,
+    http: HttpConfig,
+    telemetry: TelemetryConfig,
+    model: ModelSection,
+    limits: lava_coordinator::LimitsConfig,
+    defaults: lava_coordinator::DefaultsConfig,
+    workers: lava_coordinator::WorkersConfig,
+    retry: lava_coordinator::RetryConfig,
+    drain: lava_coordinator::DrainConfig,
+    prefill: PrefillSection,
+    decode: DecodeSection,
+}
+
+pub(crate) fn run(options: &Serve) -> Result<()> {
+    let mut config: ServeConfig = options.config.load()?;
+    if options.model.is_some() {
+        config.model.path.clone_from(&options.model);
+    }
+    config.prefill.check()?;
+    config.decode.check()?;
+    config.model.path_and_name()?;
+    if !config.workers.addresses.is_empty() {
+        bail!(
+            "`workers.addresses` is given, but `lava serve` has its own workers; use `lava coordinator`"
+        );
+    }
+    let plan = lava_coordinator::Config {
+        listen: config.listen.clone(),
+        limits: config.limits.clone(),
+        defaults: config.defaults.clone(),
+        workers: config.workers.clone(),
+        retry: config.retry.clone(),
+        drain: config.drain.clone(),
+        ..Default::default()
+    }
+    .into_plan()?;
+    block_on(async {
+        let mut process = Process::start(&config.telemetry, &config.http)?;
+        let listener = listen(config.listen.address).await?;
+        let loaded = load(&config.model).await?;
+        let metrics = &mut process.metrics;
+        let prefill = PrefillWorker::new(config.prefill, loaded.clone(), metrics);
+        let decode = DecodeWorker::new(config.decode, loaded, metrics);
+        let counters = CoordinatorMetrics::register(metrics);
+        let health = Health::new(&SERVICES);
+        let judged = health.0.clone();
+        let shutdown = process.observe(&judged).await?;
+
+        let registry = Registry::new();
+        // The workers go on until the coordinator has no request left.
+        let workers_end = Shutdown::new();
+        let (prefill_at, _prefill) = join(&registry).await?;
+        let (decode_at, _decode) = join(&registry).await?;
+        let (prefill_health, decode_health) = (Health::new(&[]).0, Health::new(&[]).0);
+        let prefilling = prefill.serve(
+            prefill_at,
+            worker_id("prefill")?,
+            prefill_health.clone(),
+            workers_end.clone(),
+        );
+        let decoding = decode.serve(
+            decode_at,
+            worker_id("decode")?,
+            decode_health.clone(),
+            workers_end.clone(),
+        );
+        tracing::info!(address = %listener.local_addr()?, "all roles ready");
+        let coordinating = async {
+            let run = lava_coordinator::run(plan, registry, listener, counters, health, shutdown);
+            let ended = run.await;
+            workers_end.trigger();
+            ended
+        };
+        // A dead engine makes the whole process unhealthy.
+        let watching = async {
+            let reason = tokio::select! {
+                reason = prefill_health.failure() => reason,
+                reason = decode_health.failure() => reason,
+            };
+            judged.failed(reason);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = async { tokio::try_join!(coordinating, prefilling, decoding) } => {
+                ended.map(|_| ())
+            }
+            () = watching => Ok(()),
+        }
+    })
+}
+
+/// A loopback port for a worker, and its entry in the registry.
+async fn join(registry: &Registry) -> Result<(TcpListener, Registration)> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = listen(any).await?;
+    let address = listener
+        .local_addr()
+        .context("a bound socket has an address")?;
+    let registration = registry.register(Member {
+        address: address.to_string(),
+    });
+    Ok((listener, registration))
+}
