@@ -233,7 +233,10 @@ mod tests {
     #[test]
     fn logprobs_are_sent_only_if_asked_for() {
         let message = answer(&[], None).push(bytes(b"a"));
-        assert_eq!((message.tokens[0].logprob, message.tokens[0].top.len()), (None, 0));
+        assert_eq!(
+            (message.tokens[0].logprob, message.tokens[0].top.len()),
+            (None, 0)
+        );
         let message = answer(&[], Some(1)).push(bytes(b"a"));
         assert_eq!(
             (message.tokens[0].logprob, message.tokens[0].top.len()),

@@ -260,9 +260,15 @@ impl Config {
             ("limits.flights_max", limits.flights_max.into()),
             ("limits.choices_max", limits.choices_max.into()),
             ("limits.message_bytes_max", limits.message_bytes_max as u64),
-            ("limits.max_tokens_default", limits.max_tokens_default.into()),
+            (
+                "limits.max_tokens_default",
+                limits.max_tokens_default.into(),
+            ),
             ("limits.deadline_default_ms", limits.deadline_default_ms),
-            ("limits.answer_messages_max", limits.answer_messages_max as u64),
+            (
+                "limits.answer_messages_max",
+                limits.answer_messages_max as u64,
+            ),
             ("workers.probe_interval_ms", workers.probe_interval_ms),
             ("workers.probe_timeout_ms", workers.probe_timeout_ms),
             ("workers.connect_timeout_ms", workers.connect_timeout_ms),
@@ -306,12 +312,20 @@ impl Config {
         }
         let policy = defaults.policy.parse().map_err(|_| {
             let expected = format!("one of {}", Policy::NAMES.join(", "));
-            contradiction("defaults.policy", &format!("{:?}", defaults.policy), &expected)
+            contradiction(
+                "defaults.policy",
+                &format!("{:?}", defaults.policy),
+                &expected,
+            )
         })?;
         let window = lava::Config::default().window;
         if policy != Policy::Full && defaults.budget as usize <= window {
             let expected = format!("more than the window's {window}");
-            return Err(contradiction("defaults.budget", &defaults.budget, &expected));
+            return Err(contradiction(
+                "defaults.budget",
+                &defaults.budget,
+                &expected,
+            ));
         }
         let ms = Duration::from_millis;
         Ok(Plan {
@@ -384,13 +398,31 @@ mod tests {
         // A key that the file leaves out would also be equal to its default.
         let text = std::fs::read_to_string(&file).unwrap();
         for key in [
-            "address", "keep_alive_ms", "format", "level", "flights_max", "choices_max",
-            "stop_strings_max", "stop_string_bytes_max", "message_bytes_max", "max_tokens_default",
-            "deadline_default_ms", "deadline_max_ms", "answer_messages_max", "policy", "budget",
-            "addresses", "probe_interval_ms", "probe_timeout_ms", "connect_timeout_ms",
-            "attempts_max", "timeout_ms",
+            "address",
+            "keep_alive_ms",
+            "format",
+            "level",
+            "flights_max",
+            "choices_max",
+            "stop_strings_max",
+            "stop_string_bytes_max",
+            "message_bytes_max",
+            "max_tokens_default",
+            "deadline_default_ms",
+            "deadline_max_ms",
+            "answer_messages_max",
+            "policy",
+            "budget",
+            "addresses",
+            "probe_interval_ms",
+            "probe_timeout_ms",
+            "connect_timeout_ms",
+            "attempts_max",
+            "timeout_ms",
         ] {
-            let stated = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
+            let stated = text
+                .lines()
+                .any(|line| line.starts_with(&format!("{key} = ")));
             assert!(stated, "{key} is missing");
         }
     }
@@ -406,7 +438,10 @@ mod tests {
             expect!["`retry.attempts_max` is 0, expected at least 1"],
         );
         assert_eq!(
-            with(&["drain.timeout_ms=0"]).into_plan().unwrap().drain_timeout,
+            with(&["drain.timeout_ms=0"])
+                .into_plan()
+                .unwrap()
+                .drain_timeout,
             Duration::ZERO
         );
     }
@@ -414,26 +449,39 @@ mod tests {
     #[test]
     fn values_that_contradict_each_other_are_refused() {
         check_refused(
-            &["limits.deadline_default_ms=5000", "limits.deadline_max_ms=4000"],
-            expect!["`limits.deadline_default_ms` is 5000, expected at most 4000, the most of limits.deadline_max_ms"],
+            &[
+                "limits.deadline_default_ms=5000",
+                "limits.deadline_max_ms=4000",
+            ],
+            expect![
+                "`limits.deadline_default_ms` is 5000, expected at most 4000, the most of limits.deadline_max_ms"
+            ],
         );
         check_refused(
             &["limits.flights_max=4"],
-            expect!["`limits.choices_max` is 8, expected at most 4, the most of limits.flights_max"],
+            expect![
+                "`limits.choices_max` is 8, expected at most 4, the most of limits.flights_max"
+            ],
         );
         check_refused(
             &["limits.stop_strings_max=17"],
-            expect!["`limits.stop_strings_max` is 17, expected at most 16, the most of the matcher"],
+            expect![
+                "`limits.stop_strings_max` is 17, expected at most 16, the most of the matcher"
+            ],
         );
         check_refused(
             &["defaults.policy=snapkv"],
-            expect![[r#"`defaults.policy` is "snapkv", expected one of full, lava, lava-exact, lava-paper, lava-code"#]],
+            expect![[
+                r#"`defaults.policy` is "snapkv", expected one of full, lava, lava-exact, lava-paper, lava-code"#
+            ]],
         );
         check_refused(
             &["defaults.budget=32"],
             expect!["`defaults.budget` is 32, expected more than the window's 32"],
         );
-        with(&["defaults.budget=0", "defaults.policy=full"]).into_plan().unwrap();
+        with(&["defaults.budget=0", "defaults.policy=full"])
+            .into_plan()
+            .unwrap();
     }
 
     #[test]

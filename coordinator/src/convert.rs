@@ -76,10 +76,9 @@ pub(crate) enum PromptForm {
     Ids(Vec<u32>),
 }
 
-/// A request whose fields make sense by themselves.
+/// A request without its prompt, whose fields make sense by themselves.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Asked {
-    pub(crate) prompt: PromptForm,
     /// `n`.
     pub(crate) choices: u32,
     max_tokens: u32,
@@ -112,7 +111,7 @@ pub(crate) struct Order {
 }
 
 impl Asked {
-    /// Checks all that needs no model.
+    /// Checks all that needs no model, and takes the prompt out.
     ///
     /// # Errors
     /// The client's fault.
@@ -120,7 +119,7 @@ impl Asked {
         request: v1::GenerateRequest,
         limits: &Limits,
         defaults: &Defaults,
-    ) -> Result<Asked, Invalid> {
+    ) -> Result<(PromptForm, Asked), Invalid> {
         let prompt = prompt_form(request.prompt)?;
         let policy = match request.policy.as_str() {
             "" => defaults.policy,
@@ -151,8 +150,7 @@ impl Asked {
         }
         let sampling = request.sampling.unwrap_or_default();
         check_sampling(&sampling)?;
-        Ok(Asked {
-            prompt,
+        let asked = Asked {
             choices,
             max_tokens: at_least_one("max_tokens", request.max_tokens, limits.max_tokens_default)?,
             sampling,
@@ -162,11 +160,11 @@ impl Asked {
             policy,
             budget: at_least_one("budget", request.budget, defaults.budget)?,
             logprobs: request.logprobs,
-        })
+        };
+        Ok((prompt, asked))
     }
 
-    /// Checks the rest. `prompt` are the ids of [`Asked::prompt`]; `seed` is taken if the client gave
-    /// none.
+    /// Checks the rest. `seed` is taken if the client gave none.
     ///
     /// # Errors
     /// The client's fault.

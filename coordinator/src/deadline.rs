@@ -53,7 +53,11 @@ mod tests {
     fn check(header: &str, expected: Option<Duration>) {
         let mut metadata = MetadataMap::new();
         metadata.insert("grpc-timeout", header.parse().unwrap());
-        assert_eq!(time_allowed(&metadata, &DEADLINES).ok(), expected, "{header}");
+        assert_eq!(
+            time_allowed(&metadata, &DEADLINES).ok(),
+            expected,
+            "{header}"
+        );
     }
 
     #[test]
@@ -75,7 +79,18 @@ mod tests {
 
     #[test]
     fn what_is_no_timeout_is_refused() {
-        for header in ["", "S", "1", "1s", "123456789S", "-1S", "+1S", "1.5S", "1 S", " 1S"] {
+        for header in [
+            "",
+            "S",
+            "1",
+            "1s",
+            "123456789S",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "1 S",
+            " 1S",
+        ] {
             check(header, None);
         }
         assert!(parsed("1é").is_none());

@@ -129,9 +129,11 @@ struct Attempt {
 
 /// A call to a worker, answered or not yet.
 enum Call<T> {
-    Opening(Pin<Box<dyn Future<Output = Result<Response<Streaming<T>>, Status>> + Send>>),
-    Open(Streaming<T>),
+    Opening(Opening<T>),
+    Open(Box<Streaming<T>>),
 }
+
+type Opening<T> = Pin<Box<dyn Future<Output = Result<Response<Streaming<T>>, Status>> + Send>>;
 
 /// What a call brings.
 enum News<T> {
@@ -391,7 +393,7 @@ async fn next<T>(call: &mut Option<Call<T>>, role: Role) -> Result<News<T>, Work
     match call {
         Call::Opening(opening) => {
             let answer = opening.await.map_err(of_status)?;
-            *call = Call::Open(answer.into_inner());
+            *call = Call::Open(Box::new(answer.into_inner()));
             Ok(News::Accepted)
         }
         Call::Open(stream) => match stream.message().await.map_err(of_status)? {

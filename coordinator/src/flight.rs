@@ -228,7 +228,9 @@ impl Flight {
 
     /// Tokens that may still be made.
     pub(crate) fn tokens_left(&self) -> u32 {
-        self.plan.max_tokens.saturating_sub(self.emitted.len() as u32)
+        self.plan
+            .max_tokens
+            .saturating_sub(self.emitted.len() as u32)
     }
 
     /// Whether the decode worker's call should be read. Not reading it makes the worker wait.
@@ -277,9 +279,10 @@ impl Flight {
 
     fn is_stale(&self, event: &Event) -> bool {
         match event {
-            Event::Placed { attempt, .. }
-            | Event::NotPlaced { attempt, .. }
-            | Event::Decode { attempt, .. }
+            Event::Placed { attempt, .. } | Event::NotPlaced { attempt, .. } => {
+                *attempt != self.attempt.number || self.attempt.stage != Stage::Placing
+            }
+            Event::Decode { attempt, .. }
             | Event::Prefill { attempt, .. }
             | Event::StatsLate { attempt } => *attempt != self.attempt.number,
             _ => false,

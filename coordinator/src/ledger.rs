@@ -121,6 +121,20 @@ impl Book {
         });
     }
 
+    /// Forgets what has ended on workers that are gone: no probe will ever see it.
+    pub(crate) fn forget_gone(&mut self, is_known: impl Fn(&WorkerId) -> bool) {
+        let Book {
+            entries, totals, ..
+        } = self;
+        entries.retain(|_, entry| {
+            let gone = matches!(entry.stage, Stage::Ended { .. }) && !is_known(&entry.worker);
+            if gone {
+                add(totals, &entry.worker, entry.claimed);
+            }
+            !gone
+        });
+    }
+
     fn add(&mut self, worker: WorkerId, claimed: Claimed) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
@@ -256,6 +270,21 @@ mod tests {
         let one = claim(&ledger);
         one.landed(None);
         drop(one);
+        assert!(ledger.lock().totals().is_empty());
+        assert!(ledger.lock().entries.is_empty());
+    }
+
+    #[test]
+    fn what_ended_on_a_worker_that_is_gone_is_forgotten() {
+        let ledger = Ledger::default();
+        let one = claim(&ledger);
+        one.landed(None);
+        probe(&ledger);
+        ledger.lock().forget_gone(|_| false);
+        drop(one);
+        ledger.lock().forget_gone(|_| true);
+        assert_eq!(pages(&ledger), -10);
+        ledger.lock().forget_gone(|_| false);
         assert!(ledger.lock().totals().is_empty());
         assert!(ledger.lock().entries.is_empty());
     }

@@ -44,8 +44,17 @@ async fn main() -> anyhow::Result<()> {
             let listener = TcpListener::bind(address).await;
             let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
             tracing::info!(address = %listener.local_addr()?, "metrics and probes");
-            let serve = http::serve(listener, metrics.finish(), health.0.clone(), drained.clone());
-            Some(supervise("http", &health.0, async move { Ok(serve.await?) }))
+            let serve = http::serve(
+                listener,
+                metrics.finish(),
+                health.0.clone(),
+                drained.clone(),
+            );
+            Some(supervise(
+                "http",
+                &health.0,
+                async move { Ok(serve.await?) },
+            ))
         }
     };
     let listener = TcpListener::bind(address).await;

@@ -137,9 +137,7 @@ impl CoordinatorMetrics {
             Reason::client_gone => Outcome::client_gone,
             _ => Outcome::refused,
         });
-        self.refusals
-            .get_or_create(&RefusalLabels { reason })
-            .inc();
+        self.refusals.get_or_create(&RefusalLabels { reason }).inc();
     }
 
     pub(crate) fn workers_ready(&self, role: Role, count: usize) {
@@ -152,6 +150,8 @@ impl CoordinatorMetrics {
     }
 
     fn count(&self, outcome: Outcome) {
-        self.requests.get_or_create(&RequestLabels { outcome }).inc();
+        self.requests
+            .get_or_create(&RequestLabels { outcome })
+            .inc();
     }
 }

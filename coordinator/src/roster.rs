@@ -16,7 +16,7 @@ use lava_proto::worker::worker_client::WorkerClient;
 use lava_proto::worker::{DescribeRequest, Description, GetTextFilesRequest};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::{Channel, Endpoint};
 
@@ -34,6 +34,9 @@ const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 
 /// Text files are large; they take longer than a probe.
 const TEXT_FILES_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Between two attempts to get text files that failed: building them keeps a core busy.
+const TEXT_FILES_PAUSE: Duration = Duration::from_secs(10);
 
 /// The workers. Clones share them.
 #[derive(Debug, Clone)]
@@ -177,8 +180,10 @@ enum MemberState {
 enum TextState {
     Fetching,
     Ready(Arc<Text>),
-    /// Fetched again after the next probe of a worker that has it. The log has it once.
-    Failed,
+    /// Fetched again from this moment on. The log has it once.
+    Failed {
+        again: Instant,
+    },
 }
 
 /// What a background job brings back.
@@ -190,12 +195,15 @@ enum Job {
     },
     Texts {
         digest: TextDigest,
-        result: Result<Text, TextsError>,
+        result: Result<Arc<Text>, TextsError>,
     },
 }
 
 impl Follower {
-    async fn run(mut self, mut members: watch::Receiver<Arc<BTreeSet<Member>>>) -> anyhow::Result<()> {
+    async fn run(
+        mut self,
+        mut members: watch::Receiver<Arc<BTreeSet<Member>>>,
+    ) -> anyhow::Result<()> {
         let mut ticks = interval(self.settings.probe_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut registry_lives = true;
@@ -291,6 +299,8 @@ impl Follower {
                 let mut book = ledger.lock();
                 self.publish();
                 book.probed(&id, number);
+                let seen = Arc::clone(&self.published.borrow());
+                book.forget_gone(|id| seen.snapshot.workers.contains_key(id));
             }
             Err(error) => {
                 followed.state = MemberState::Silent(match before {
@@ -313,7 +323,8 @@ impl Follower {
     fn fetch_texts(&mut self, digest: TextDigest, control: Channel) {
         match self.texts.get(&digest) {
             Some(TextState::Fetching | TextState::Ready(_)) => return,
-            Some(TextState::Failed) | None => {}
+            Some(TextState::Failed { again }) if Instant::now() < *again => return,
+            Some(TextState::Failed { .. }) | None => {}
         }
         let failed_before = self.texts.insert(digest, TextState::Fetching).is_some();
         self.jobs.spawn(async move {
@@ -325,10 +336,12 @@ impl Follower {
         });
     }
 
-    fn fetched(&mut self, digest: TextDigest, result: Result<Text, TextsError>) {
+    fn fetched(&mut self, digest: TextDigest, result: Result<Arc<Text>, TextsError>) {
         let state = match result {
-            Ok(text) => TextState::Ready(Arc::new(text)),
-            Err(_) => TextState::Failed,
+            Ok(text) => TextState::Ready(text),
+            Err(_) => TextState::Failed {
+                again: Instant::now() + TEXT_FILES_PAUSE,
+            },
         };
         self.texts.insert(digest, state);
         self.publish();
@@ -356,7 +369,8 @@ impl Follower {
             // Two addresses of one worker count once, the one that answers first.
             let known = seen.snapshot.workers.get(&worker.id);
             if known.is_none_or(|known| !known.ready) {
-                seen.channels.insert(worker.id.clone(), followed.calls.clone());
+                seen.channels
+                    .insert(worker.id.clone(), followed.calls.clone());
                 seen.snapshot.workers.insert(worker.id.clone(), worker);
             }
         }
@@ -397,7 +411,7 @@ fn followed(member: &Member, settings: &Workers) -> Result<Followed, tonic::tran
     })
 }
 
-async fn fetch(digest: TextDigest, control: Channel) -> Result<Text, TextsError> {
+async fn fetch(digest: TextDigest, control: Channel) -> Result<Arc<Text>, TextsError> {
     let mut client = WorkerClient::new(control).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let call = timeout(
         TEXT_FILES_TIMEOUT,
@@ -407,7 +421,8 @@ async fn fetch(digest: TextDigest, control: Channel) -> Result<Text, TextsError>
         Ok(files) => files.map_err(Box::new)?.into_inner(),
         Err(_) => return Err(TextsError::Late),
     };
-    let built = tokio::task::spawn_blocking(move || Text::new(&files.content, digest));
+    let built =
+        tokio::task::spawn_blocking(move || Text::new(&files.content, digest).map(Arc::new));
     // A tokenizer that panics the library is the worker's fault, not the end of this task.
     built.await.map_err(|_| TextsError::Panicked)?
 }

@@ -90,7 +90,10 @@ pub async fn run<H: health_server::Health>(
     }
     health.draining();
     tracing::info!("draining");
-    if timeout(drain_timeout, all_ended(&flights, flights_max)).await.is_err() {
+    if timeout(drain_timeout, all_ended(&flights, flights_max))
+        .await
+        .is_err()
+    {
         tracing::warn!("answers are cut at the end of the drain");
         drained.cancel();
         // They only have to send a status.

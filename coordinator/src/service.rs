@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 use crate::answer::Answer;
 use crate::config::Plan;
-use crate::convert::{Asked, Order, PromptForm, prompt_form};
+use crate::convert::{Asked, Invalid, Order, PromptForm, prompt_form};
 use crate::deadline::time_allowed;
 use crate::drive::{Request, drive};
 use crate::flight::FlightError;
@@ -104,14 +104,12 @@ impl Inference for Service {
         let request = request.into_inner();
         let ids = async {
             // Counts like an answer: a large text keeps a thread busy.
-            let _permit = self.permits(1)?;
-            let (served, text) = self.model(&request.model)?;
-            let form = prompt_form(request.prompt)?;
-            tracing::trace!(model = served.model.name, "tokenize");
-            ids(text, form).await
+            let permit = self.permits(1)?;
+            let (_, text) = self.model(&request.model)?;
+            ids(text, prompt_form(request.prompt)?, permit).await
         };
         match ids.await {
-            Ok(ids) => Ok(Response::new(v1::TokenizeResponse { ids })),
+            Ok((ids, _permit)) => Ok(Response::new(v1::TokenizeResponse { ids })),
             Err(refusal) => Err(refusal.status()),
         }
     }
@@ -130,10 +128,10 @@ impl Service {
         let id = RequestId::of(metadata, random()?);
         let deadline = began + time_allowed(metadata, &self.plan.deadlines)?;
         let name = message.model.clone();
-        let asked = Asked::new(message, &self.plan.limits, &self.plan.defaults)?;
+        let (prompt, asked) = Asked::new(message, &self.plan.limits, &self.plan.defaults)?;
         let permit = self.permits(asked.choices)?;
         let (served, text) = self.model(&name)?;
-        let prompt = ids(Arc::clone(&text), asked.prompt.clone()).await?;
+        let (prompt, permit) = ids(Arc::clone(&text), prompt, permit).await?;
         let order = asked.of_model(served.model, prompt, random()?)?;
         let messages_max = self.plan.limits.answer_messages_max;
         // One place is kept for the status of a request that ends without an answer.
@@ -189,15 +187,12 @@ impl Service {
 }
 
 /// Starts a task per choice. Dropping the set ends all of them.
-fn begin(
-    request: Request,
-    text: &Arc<Text>,
-) -> Result<JoinSet<Result<(), FlightError>>, Refusal> {
+fn begin(request: Request, text: &Arc<Text>) -> Result<JoinSet<Result<(), FlightError>>, Refusal> {
     let order: &Order = &request.order;
     let answers: Result<Vec<Answer>, _> = (0..order.choices)
         .map(|choice| Answer::new(order, choice, request.id.clone(), Arc::clone(text)))
         .collect();
-    let answers = answers.map_err(crate::convert::Invalid::from)?;
+    let answers = answers.map_err(Invalid::from)?;
     let mut flights = JoinSet::new();
     for (choice, answer) in (0..).zip(answers) {
         let span = tracing::info_span!("request", request = %request.id, choice);
@@ -228,15 +223,22 @@ async fn follow(
     }
 }
 
-/// The ids of a prompt, on a thread that may block: a large text takes a while.
-async fn ids(text: Arc<Text>, form: PromptForm) -> Result<Vec<u32>, Refusal> {
+/// The ids of a prompt, on a thread that may block: a large text takes a while. The permit goes there
+/// too, so that clients that leave at once cannot pile up work.
+async fn ids(
+    text: Arc<Text>,
+    form: PromptForm,
+    permit: OwnedSemaphorePermit,
+) -> Result<(Vec<u32>, OwnedSemaphorePermit), Refusal> {
     if let PromptForm::Ids(ids) = form {
-        return Ok(ids);
+        return Ok((ids, permit));
     }
     let today = date(SystemTime::now());
-    let ids = tokio::task::spawn_blocking(move || text.ids(form, &today)).await;
-    let ids = ids.map_err(|_| Refusal::Bug("the tokenizer panicked"))?;
-    Ok(ids.map_err(crate::convert::Invalid::from)?)
+    let work = move || (text.ids(form, &today), permit);
+    let (ids, permit) = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Refusal::Bug("the tokenizer panicked"))?;
+    Ok((ids.map_err(Invalid::from)?, permit))
 }
 
 fn random() -> Result<u64, Refusal> {
@@ -279,5 +281,36 @@ impl Stream for Answers {
             }
             None => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_stream::StreamExt;
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_whose_task_dies_ends_with_an_error() {
+        let (client, messages) = mpsc::channel(4);
+        let mut answers = Answers { messages, open: 2 };
+        let finished = GenerateResponse {
+            finish: Some(v1::Finish::default()),
+            ..GenerateResponse::default()
+        };
+        client.send(Ok(finished.clone())).await.unwrap();
+        assert!(answers.next().await.unwrap().is_ok());
+        drop(client);
+        let status = answers.next().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::Internal);
+        assert!(answers.next().await.is_none());
+
+        let (client, messages) = mpsc::channel(4);
+        let mut answers = Answers { messages, open: 1 };
+        client.send(Ok(finished)).await.unwrap();
+        drop(client);
+        assert!(answers.next().await.unwrap().is_ok());
+        assert!(answers.next().await.is_none());
     }
 }

@@ -11,9 +11,7 @@ use crate::convert::Order;
 use crate::flight::{DecodeEvent, Done, PrefillEvent, Ticket};
 use crate::placement::Needs;
 use crate::request_id::RequestId;
-use crate::snapshot::{
-    Fingerprint, Load, Model, Role, TextDigest, WIRE_VERSION, Worker, WorkerId,
-};
+use crate::snapshot::{Fingerprint, Load, Model, Role, TextDigest, WIRE_VERSION, Worker, WorkerId};
 use crate::status::WorkerFailure;
 
 /// Why a worker's description cannot be used.
@@ -247,7 +245,9 @@ pub(crate) fn prefill_event(event: worker::PrefillEvent) -> Result<PrefillEvent,
         None => Err(protocol("it sent an empty event")),
         Some(Event::FirstToken(first)) => {
             let finish = finish_reason(first.finish);
-            let token = first.token.ok_or_else(|| protocol("its first token is empty"))?;
+            let token = first
+                .token
+                .ok_or_else(|| protocol("its first token is empty"))?;
             Ok(PrefillEvent::FirstToken { token, finish })
         }
         Some(Event::Done(done)) => Ok(PrefillEvent::Done(done.stats.unwrap_or_default())),

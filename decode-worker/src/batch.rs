@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use lava_engine::Turn as EngineTurn;
-use lava_worker::{Loaded, Refusal};
+use lava_worker::{Loaded, Refusal, Stage};
 use tokio::time::Instant;
 
 use crate::config::DecodeSection;
@@ -129,7 +129,7 @@ impl Batcher {
                 Turn::Ready => ready.push(index),
                 Turn::Paused => {}
                 Turn::Left => {
-                    self.counters.cancelled.inc();
+                    self.counters.cancelled(Stage::Decode);
                     drop(self.sequences.swap_remove(index));
                     continue;
                 }

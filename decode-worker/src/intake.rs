@@ -5,7 +5,7 @@ use lava_node::Held;
 use lava_proto::worker::cache_link_server::CacheLink;
 use lava_proto::worker::{ShipMessage, ShipReply};
 use lava_transfer::{Inbox, Part};
-use lava_worker::Refusal;
+use lava_worker::{Refusal, Stage};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
@@ -55,7 +55,7 @@ impl Intake {
         messages: Streaming<ShipMessage>,
         replies: mpsc::Sender<Result<ShipReply, Status>>,
     ) -> Result<(), Status> {
-        let stage = "before the transfer's header came";
+        let stage = Stage::Transfer;
         let (header, inbox) = timeout(HEADER_TIMEOUT, Inbox::open(messages, replies))
             .await
             .map_err(|_| Refusal::Deadline { stage })?
@@ -75,7 +75,7 @@ impl Intake {
     ) -> Result<(), Status> {
         let deadline = slot.attempt.deadline;
         let filled = timeout_at(deadline, self.rows(&mut slot, header, &mut inbox)).await;
-        let stage = "while the cache was received";
+        let stage = Stage::Transfer;
         let refusal = match filled.unwrap_or(Err(Refusal::Deadline { stage })) {
             Ok((receipt, first_token)) => {
                 let live = Live {
@@ -92,9 +92,9 @@ impl Intake {
         tracing::info!(%refusal, "transfer ended");
         let status = Status::from(refusal);
         match slot.output.is_closed() {
-            true => self.counters.cancelled.inc(),
-            false => self.counters.failed.inc(),
-        };
+            true => self.counters.cancelled(Stage::Transfer),
+            false => drop(self.counters.failed.inc()),
+        }
         slot.output.fail_with(status.clone());
         Err(status)
     }
@@ -110,7 +110,9 @@ impl Intake {
         loop {
             let part = tokio::select! {
                 part = inbox.next() => part?,
-                () = slot.output.closed() => return Err(Refusal::CallerLeft),
+                () = slot.output.closed() => {
+                    return Err(Refusal::CallerLeft { stage: Stage::Transfer });
+                }
             };
             match part {
                 Part::Frame(frame) => {

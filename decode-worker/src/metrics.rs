@@ -4,9 +4,11 @@ use std::fmt;
 
 use lava_engine::PagePool;
 use lava_node::Metrics;
+use lava_worker::Stage;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
@@ -21,7 +23,7 @@ pub(crate) struct Counters {
     pub(crate) transfers_refused: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) completed: Counter,
-    pub(crate) cancelled: Counter,
+    cancelled: Family<StageLabel, Counter>,
     pub(crate) failed: Counter,
     pub(crate) slow_clients: Counter,
     pub(crate) tokens: Counter,
@@ -30,7 +32,21 @@ pub(crate) struct Counters {
     pub(crate) batch: Histogram,
 }
 
+/// See [`Stage`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
 impl Counters {
+    /// A caller left.
+    pub(crate) fn cancelled(&self, stage: Stage) {
+        let label = StageLabel {
+            stage: stage.label(),
+        };
+        self.cancelled.get_or_create(&label).inc();
+    }
+
     pub(crate) fn register(metrics: &mut Metrics, pool: PagePool) -> Self {
         let all = Self {
             slots: Gauge::default(),
@@ -41,7 +57,7 @@ impl Counters {
             transfers_refused: Counter::default(),
             received_bytes: Counter::default(),
             completed: Counter::default(),
-            cancelled: Counter::default(),
+            cancelled: Family::default(),
             failed: Counter::default(),
             slow_clients: Counter::default(),
             tokens: Counter::default(),
@@ -84,7 +100,7 @@ impl Counters {
         );
         r.register(
             "cancelled",
-            "Requests whose caller left",
+            "Requests whose caller left, by stage",
             all.cancelled.clone(),
         );
         r.register(

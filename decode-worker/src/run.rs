@@ -61,9 +61,9 @@ impl DecodeWorker {
         })
         .context("cannot start the engine's thread")?;
         let tickets = Tickets::default();
-        let swept = tickets.clone();
+        let (swept, counters) = (tickets.clone(), self.counters.clone());
         let sweeping = supervise("ticket sweep", &health, async move {
-            swept.sweep().await;
+            swept.sweep(&counters).await;
             Ok(())
         });
 

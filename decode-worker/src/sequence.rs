@@ -7,7 +7,7 @@ use lava_node::Held;
 use lava_proto::v1::{FinishReason, TransferStats};
 use lava_proto::worker::decode_event::Event;
 use lava_proto::worker::{DecodeDone, Tokens};
-use lava_worker::{Attempt, Refusal, finish_after, sampled_to_wire};
+use lava_worker::{Attempt, Refusal, Stage, finish_after, sampled_to_wire};
 use tokio::time::Instant;
 
 use crate::batch::Live;
@@ -143,7 +143,9 @@ impl Sequence {
     /// The error of a sequence that is out of time.
     pub(crate) fn overdue(&self, overdue: Overdue, stall_timeout: Duration) -> Refusal {
         match overdue {
-            Overdue::Deadline => Refusal::Deadline { stage: "in decode" },
+            Overdue::Deadline => Refusal::Deadline {
+                stage: Stage::Decode,
+            },
             Overdue::Stall => Refusal::SlowClient {
                 seconds: stall_timeout.as_secs(),
                 events: self.output.waiting(),

@@ -72,7 +72,7 @@ impl Service {
             link_address: String::new(),
             pages: slot.cache.pages_reserved() as u64,
         }));
-        let claim = self.tickets.insert(slot, self.counters.tickets.clone());
+        let claim = self.tickets.insert(slot, self.counters.clone());
         Ok(pending.stream(claim))
     }
 

@@ -44,7 +44,9 @@ impl Slot {
         let sampler = sampler.resume(&attempt.answered);
         let shape = attempt.shape;
         let rows_max = attempt.rows_max();
-        let pages = pool.shape().pages_max(attempt.rows_grown_max(), shape.tables());
+        let pages = pool
+            .shape()
+            .pages_max(attempt.rows_grown_max(), shape.tables());
         let reservation = pool.reserve(pages)?;
         let cache = RaggedCache::new(shape.layers, shape.kv_heads, shape.tokens, reservation);
         let span =

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use lava_kv::Ticket;
 use lava_node::Held;
-use lava_worker::Refusal;
-use prometheus_client::metrics::gauge::Gauge;
+use lava_worker::{Refusal, Stage};
 use tokio::time::Instant;
 
+use crate::metrics::Counters;
 use crate::slot::Slot;
 
 /// How often expired tickets are looked for.
@@ -33,20 +33,22 @@ struct Waiting {
 pub(crate) struct Claim {
     ticket: Ticket,
     waiting: Weak<Mutex<HashMap<Ticket, Waiting>>>,
+    counters: Counters,
 }
 
 impl Tickets {
     /// Lets `slot` wait under its ticket.
-    pub(crate) fn insert(&self, slot: Slot, gauge: Gauge) -> Claim {
+    pub(crate) fn insert(&self, slot: Slot, counters: Counters) -> Claim {
         let ticket = slot.header.ticket;
         let waiting = Waiting {
             slot,
-            _shown: Held::new(gauge, 1),
+            _shown: Held::new(counters.tickets.clone(), 1),
         };
         lock(&self.waiting).insert(ticket, waiting);
         Claim {
             ticket,
             waiting: Arc::downgrade(&self.waiting),
+            counters,
         }
     }
 
@@ -62,7 +64,7 @@ impl Tickets {
     }
 
     /// Ends slots whose transfer did not come in time. Runs until it is dropped.
-    pub(crate) async fn sweep(&self) {
+    pub(crate) async fn sweep(&self, counters: &Counters) {
         let mut interval = tokio::time::interval(SWEEP_INTERVAL);
         loop {
             interval.tick().await;
@@ -72,7 +74,8 @@ impl Tickets {
                 .map(|(_, waiting)| waiting)
                 .collect();
             for waiting in expired {
-                let stage = "before the cache came";
+                let stage = Stage::Reserved;
+                counters.failed.inc();
                 waiting.slot.output.fail(Refusal::Deadline { stage });
             }
         }
@@ -85,7 +88,9 @@ impl Drop for Claim {
             return;
         };
         let given_back = lock(&waiting).remove(&self.ticket);
-        drop(given_back);
+        if given_back.is_some() {
+            self.counters.cancelled(Stage::Reserved);
+        }
     }
 }
 

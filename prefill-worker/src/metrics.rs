@@ -3,7 +3,10 @@
 use std::sync::atomic::AtomicU64;
 
 use lava_node::Metrics;
+use lava_worker::Stage;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
@@ -19,7 +22,7 @@ pub(crate) struct Counters {
     /// Transfers that have no receipt yet.
     pub(crate) transfers: Gauge,
     pub(crate) completed: Counter,
-    pub(crate) cancelled: Counter,
+    cancelled: Family<StageLabel, Counter>,
     pub(crate) failed: Counter,
     pub(crate) refused: Counter,
     pub(crate) prompt_tokens: Counter,
@@ -31,7 +34,21 @@ pub(crate) struct Counters {
     pub(crate) receipt_seconds: Histogram,
 }
 
+/// See [`Stage`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
 impl Counters {
+    /// A caller left.
+    pub(crate) fn cancelled(&self, stage: Stage) {
+        let label = StageLabel {
+            stage: stage.label(),
+        };
+        self.cancelled.get_or_create(&label).inc();
+    }
+
     pub(crate) fn register(metrics: &mut Metrics) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 20));
         let all = Self {
@@ -40,7 +57,7 @@ impl Counters {
             cache_bytes: Gauge::default(),
             transfers: Gauge::default(),
             completed: Counter::default(),
-            cancelled: Counter::default(),
+            cancelled: Family::default(),
             failed: Counter::default(),
             refused: Counter::default(),
             prompt_tokens: Counter::default(),
@@ -75,7 +92,7 @@ impl Counters {
         );
         r.register(
             "cancelled",
-            "Requests whose caller left",
+            "Requests whose caller left, by stage",
             all.cancelled.clone(),
         );
         r.register(

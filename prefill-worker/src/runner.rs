@@ -11,7 +11,7 @@ use lava_proto::v1::{FinishReason, TransferStats};
 use lava_proto::worker::prefill_event::Event;
 use lava_proto::worker::{FirstToken, PrefillDone, PrefillEvent};
 use lava_transfer::ShipError;
-use lava_worker::{Loaded, Refusal, finish_after, sampled_to_wire};
+use lava_worker::{Loaded, Refusal, Stage, finish_after, sampled_to_wire};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -50,7 +50,7 @@ impl Runner {
     fn prefill(&self, job: Job) -> Result<(), Refusal> {
         let queue = job.queued.elapsed();
         self.counters.queue_seconds.observe(queue.as_secs_f64());
-        if let Some(refusal) = ended(&job, "in the prefill queue") {
+        if let Some(refusal) = ended(&job, Stage::Queue) {
             return Err(refusal);
         }
         // One token needs no decode worker.
@@ -61,7 +61,7 @@ impl Runner {
             layer_end = Instant::now();
             let bytes = done.cache.pages() * self.pool.shape().bytes();
             self.counters.cache_bytes.set(bytes as i64);
-            failed = ended(&job, "in prefill");
+            failed = ended(&job, Stage::Prefill);
             let shipped = shipment
                 .as_mut()
                 .is_none_or(|shipment| shipment.layer(done));
@@ -161,7 +161,10 @@ impl Runner {
             let receipt = tokio::select! {
                 receipt = sealed.sending.receipt() => receipt,
                 // The caller left; dropping the transfer ends it.
-                () = events.closed() => return fail(&counters, &events, Refusal::CallerLeft),
+                () = events.closed() => {
+                    let stage = Stage::Transfer;
+                    return fail(&counters, &events, Refusal::CallerLeft { stage });
+                }
             };
             drop(place);
             match receipt {
@@ -193,18 +196,18 @@ impl Runner {
 }
 
 /// Why a job need not go on.
-fn ended(job: &Job, stage: &'static str) -> Option<Refusal> {
+fn ended(job: &Job, stage: Stage) -> Option<Refusal> {
     if job.events.is_closed() {
-        return Some(Refusal::CallerLeft);
+        return Some(Refusal::CallerLeft { stage });
     }
     (Instant::now() >= job.attempt.deadline).then_some(Refusal::Deadline { stage })
 }
 
 fn fail(counters: &Counters, events: &Events, refusal: Refusal) {
-    match events.is_closed() {
-        true => counters.cancelled.inc(),
-        false => counters.failed.inc(),
-    };
+    match &refusal {
+        Refusal::CallerLeft { stage } => counters.cancelled(*stage),
+        _ => drop(counters.failed.inc()),
+    }
     tracing::info!(%refusal, "ended");
     let _ = events.try_send(Err(refusal.into()));
 }

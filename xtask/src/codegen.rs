@@ -69,6 +69,10 @@ fn rust_file(
         .out_dir(out.path())
         .compile_fds(set.clone())?;
     let path = out.path().join(name);
-    shell::run(shell::program("rustfmt").args(["--edition", "2024"]).arg(&path))?;
+    shell::run(
+        shell::program("rustfmt")
+            .args(["--edition", "2024"])
+            .arg(&path),
+    )?;
     Ok((name.to_owned(), std::fs::read(path)?))
 }

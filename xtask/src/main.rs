@@ -6,6 +6,7 @@
 
 mod ci;
 mod codegen;
+mod demo;
 mod models;
 mod shell;
 mod tidy;
@@ -25,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Fetch a small model and answer a long prompt with a compressed cache.
+    /// Fetch a small model, start the three roles and answer a long prompt.
     Demo {
         /// More arguments for `lava generate`, after `--`.
         #[arg(last = true)]
@@ -55,7 +56,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
-        Verb::Demo { extra } => demo(&extra),
+        Verb::Demo { extra } => demo::run(&extra),
         Verb::Test { extra } => test(&extra),
         Verb::Ci => ci::run(),
         Verb::Tidy => tidy::run(),
@@ -69,23 +70,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The dev profile is optimised (see Cargo.toml), so the demo shares the tests' build.
-fn demo(extra: &[String]) -> Result<()> {
-    let model = models::smollm2()?;
-    let budget = ["--budget", "128", "--max-tokens", "96"];
-    let mut lava = lava("generate");
-    lava.arg("--model")
-        .arg(model)
-        .args(["--prompt-file", "crates/cli/demo/prompt.txt"]);
-    // Arguments of the caller come instead of ours where they repeat one.
-    for pair in budget.chunks(2) {
-        if !extra.iter().any(|arg| arg == pair[0]) {
-            lava.args(pair);
-        }
-    }
-    shell::run(lava.args(extra))
 }
 
 fn test(extra: &[String]) -> Result<()> {

@@ -10,7 +10,9 @@ fn plan() -> Plan {
 }
 
 fn ids(count: usize) -> Option<v1::Prompt> {
-    let form = Form::Tokens(v1::TokenIds { ids: vec![5; count] });
+    let form = Form::Tokens(v1::TokenIds {
+        ids: vec![5; count],
+    });
     Some(v1::Prompt { form: Some(form) })
 }
 
@@ -25,8 +27,8 @@ fn request() -> v1::GenerateRequest {
 /// For the model of 1,000 positions and 259 ids.
 fn order(request: v1::GenerateRequest) -> Result<Order, Invalid> {
     let plan = plan();
-    let asked = Asked::new(request, &plan.limits, &plan.defaults)?;
-    let PromptForm::Ids(prompt) = asked.prompt.clone() else {
+    let (prompt, asked) = Asked::new(request, &plan.limits, &plan.defaults)?;
+    let PromptForm::Ids(prompt) = prompt else {
         panic!("these tests have no tokenizer");
     };
     asked.of_model(Arc::new(samples::model("toy", 1)), prompt, 77)
@@ -56,7 +58,10 @@ fn an_empty_request_has_the_defaults() {
         max_tokens: 256,
     };
     assert_eq!(order.size, expected);
-    assert_eq!((order.choices, order.capped, order.logprobs), (1, false, None));
+    assert_eq!(
+        (order.choices, order.capped, order.logprobs),
+        (1, false, None)
+    );
     assert_eq!(*order.end_of_text, [2]);
     let sampling = v1::Sampling {
         temperature: Some(0.0),
@@ -115,9 +120,7 @@ fn prompts_that_cannot_be_read_are_refused() {
             let form = Form::Tokens(v1::TokenIds { ids });
             r.prompt = Some(v1::Prompt { form: Some(form) });
         },
-        expect![
-            "prompt.tokens.ids[2] is outside the vocabulary, expected an id below 259"
-        ],
+        expect!["prompt.tokens.ids[2] is outside the vocabulary, expected an id below 259"],
     );
 }
 
@@ -135,9 +138,7 @@ fn policies_and_budgets_are_checked_as_the_method_does() {
     );
     check_refused(
         |r| r.budget = Some(32),
-        expect![
-            "budget is 32, expected more than the window's 32: the prompt has 100 tokens"
-        ],
+        expect!["budget is 32, expected more than the window's 32: the prompt has 100 tokens"],
     );
     let mut whole = request();
     whole.budget = Some(32);

@@ -1,6 +1,8 @@
 //! Scripts of events, and what the flight wants done after each.
 
 use expect_test::{Expect, expect};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use tonic::Status;
 
 use super::*;
@@ -300,9 +302,7 @@ fn an_answer_cut_by_the_context_says_so() {
         done(0, FinishReason::MaxTokens),
     ]);
     let (_, lines) = run(capped, events);
-    assert!(lines.ends_with(
-        "drop, end FINISH_REASON_CONTEXT shipped 7 step 3 recomputes 0\n"
-    ));
+    assert!(lines.ends_with("drop, end FINISH_REASON_CONTEXT shipped 7 step 3 recomputes 0\n"));
 }
 
 #[test]
@@ -345,7 +345,13 @@ fn a_lost_decode_worker_costs_a_recompute_and_no_token() {
     assert_eq!(flight.emitted(), [10, 11, 12]);
     assert_eq!((flight.tokens_left(), flight.recomputes()), (2, 1));
     assert_eq!(flight.shunned().broken, [id("d0")].into());
-    for event in [placed(1), reserved(1), accepted(1), first(1, 13), shipped(1)] {
+    for event in [
+        placed(1),
+        reserved(1),
+        accepted(1),
+        first(1, 13),
+        shipped(1),
+    ] {
         flight.step(event);
     }
     let actions = flight.step(tokens(1, &[14]));
@@ -475,7 +481,9 @@ fn an_answer_that_is_whole_needs_no_worker_to_say_so() {
         (&[2], "END_OF_TEXT"),
         (&[9], "STOP_TOKEN"),
     ] {
-        let events = begun().into_iter().chain([shipped(0), tokens(0, ids), gone()]);
+        let events = begun()
+            .into_iter()
+            .chain([shipped(0), tokens(0, ids), gone()]);
         let (_, lines) = run(plan(), events);
         let end = format!("drop, end FINISH_REASON_{reason} shipped 7 step 0 recomputes 0\n");
         assert!(lines.ends_with(&end), "{lines}");
@@ -549,7 +557,10 @@ fn events_out_of_order_are_a_bug_of_the_worker() {
             decode_bug,
         ),
         (vec![placed(0), reserved(0), shipped(0)], prefill_bug),
-        (begun().into_iter().chain([first(0, 3)]).collect(), prefill_bug),
+        (
+            begun().into_iter().chain([first(0, 3)]).collect(),
+            prefill_bug,
+        ),
     ] {
         let (_, lines) = run(plan(), events);
         assert!(lines.ends_with(expected), "{lines}");
@@ -559,4 +570,59 @@ fn events_out_of_order_are_a_bug_of_the_worker() {
         .chain([tokens(0, &[11, 12, 13, 14, 15])]);
     let (_, lines) = run(plan(), events);
     assert!(lines.ends_with("it made more tokens than it was asked for\n"));
+}
+
+/// Any event, of this attempt, an earlier one or a later one.
+fn any_event() -> impl Strategy<Value = Event> {
+    let status = |code: u8| match code {
+        0 => Status::unavailable("x"),
+        1 => Status::resource_exhausted("x"),
+        _ => Status::internal("x"),
+    };
+    (0..16u8, 0..3u32, 0..3u8, vec(0..12u32, 0..4)).prop_map(move |(kind, attempt, code, ids)| {
+        match kind {
+            0..=2 => placed(attempt),
+            3 | 4 => reserved(attempt),
+            5 | 6 => first(attempt, 10),
+            7 | 8 => tokens(attempt, &ids),
+            9 => done(attempt, FinishReason::MaxTokens),
+            10 => shipped(attempt),
+            11 => decode_fails(attempt, status(code)),
+            12 => prefill_fails(attempt, status(code)),
+            13 => accepted(attempt),
+            14 => Event::StatsLate { attempt },
+            _ => last(attempt, 2, FinishReason::EndOfText),
+        }
+    })
+}
+
+proptest! {
+    /// Workers may say anything in any order: calls are opened in order and at most once an attempt,
+    /// what is emitted is remembered, and the flight ends once.
+    #[test]
+    fn no_order_of_events_breaks_the_rules(events in vec(any_event(), 0..40)) {
+        let (mut flight, _) = Flight::new(plan());
+        let (mut emitted, mut ends, mut opened) = (Vec::new(), 0, Vec::new());
+        for event in events.into_iter().chain([Event::ClientGone, Event::Shutdown]) {
+            for action in flight.step(event) {
+                prop_assert_eq!(ends, 0);
+                match action {
+                    Action::Emit(tokens) => emitted.extend(tokens.iter().map(|token| token.id)),
+                    Action::OpenDecode { attempt } => opened.push((attempt, Role::Decode)),
+                    Action::OpenPrefill { attempt, .. } => {
+                        prop_assert!(opened.contains(&(attempt, Role::Decode)));
+                        opened.push((attempt, Role::Prefill));
+                    }
+                    Action::End(_) => ends += 1,
+                    _ => {}
+                }
+            }
+            prop_assert_eq!(flight.emitted(), &emitted);
+        }
+        prop_assert_eq!(ends, 1);
+        prop_assert!(emitted.len() <= plan().max_tokens as usize);
+        let mut unique = opened.clone();
+        unique.dedup();
+        prop_assert_eq!(opened, unique);
+    }
 }

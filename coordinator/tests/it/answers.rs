@@ -12,8 +12,12 @@ async fn a_good_answer_reaches_the_client_token_by_token() {
     let mut d = Scripted::decode("d").await;
     let coordinator = Coordinator::start(&[&p, &d]).await;
     let mut request = tonic::Request::new(text("hello"));
-    request.metadata_mut().insert("x-request-id", "mine-1".parse().unwrap());
-    let response = within(coordinator.client().generate(request)).await.unwrap();
+    request
+        .metadata_mut()
+        .insert("x-request-id", "mine-1".parse().unwrap());
+    let response = within(coordinator.client().generate(request))
+        .await
+        .unwrap();
     assert_eq!(response.metadata().get("x-request-id").unwrap(), "mine-1");
     let mut answer = response.into_inner();
 
@@ -28,21 +32,32 @@ async fn a_good_answer_reaches_the_client_token_by_token() {
     assert_eq!((attempt.number, attempt.tokens), (0, prompt.len() as u32));
     assert_eq!(&*attempt.prompt_digest, prompt_digest(prompt));
     assert_eq!(&*attempt.fingerprint, [1; 16]);
-    assert_eq!((attempt.policy.as_str(), attempt.budget), ("lava-exact", 1024));
+    assert_eq!(
+        (attempt.policy.as_str(), attempt.budget),
+        ("lava-exact", 1024)
+    );
     assert_eq!((attempt.max_tokens, attempt.logprobs), (256, None));
     assert_eq!(attempt.end_of_text, [END_OF_TEXT]);
     assert!(attempt.deadline_ms > 590_000 && attempt.deadline_ms <= 600_000);
     let rows = 4 * (prompt.len() as u64 + 255);
     assert_eq!(decode.request.rows_max, rows);
     assert!(decode.request.prompt_ids.is_empty());
-    assert_eq!(decode.request.attempt, prefill.request.attempt.clone().map(|a| {
-        let deadline_ms = decode.request.attempt.as_ref().unwrap().deadline_ms;
-        lava_proto::worker::Attempt { deadline_ms, ..a }
-    }));
+    assert_eq!(
+        decode.request.attempt,
+        prefill.request.attempt.clone().map(|a| {
+            let deadline_ms = decode.request.attempt.as_ref().unwrap().deadline_ms;
+            lava_proto::worker::Attempt { deadline_ms, ..a }
+        })
+    );
 
-    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
     let first = next(&mut answer).await;
-    assert_eq!((first.text.as_str(), first.request_id.as_str()), ("a", "mine-1"));
+    assert_eq!(
+        (first.text.as_str(), first.request_id.as_str()),
+        ("a", "mine-1")
+    );
     coordinator.metric("lava_coordinator_flights 1").await;
     prefill.done(77).await;
     decode.tokens(&[byte_id(b'b'), byte_id(b'c')]).await;
@@ -54,9 +69,15 @@ async fn a_good_answer_reaches_the_client_token_by_token() {
     let finish = next(&mut answer).await.finish.unwrap();
     assert_eq!(finish.reason(), FinishReason::EndOfText);
     let usage = finish.usage.unwrap();
-    assert_eq!((usage.prompt_tokens, usage.answer_tokens), (attempt.tokens, 4));
+    assert_eq!(
+        (usage.prompt_tokens, usage.answer_tokens),
+        (attempt.tokens, 4)
+    );
     let stats = finish.transfer.unwrap();
-    assert_eq!((stats.shipped_bytes, stats.first_step_ms, stats.recomputes), (77, 3.0, 0));
+    assert_eq!(
+        (stats.shipped_bytes, stats.first_step_ms, stats.recomputes),
+        (77, 3.0, 0)
+    );
     assert!(within(answer.message()).await.unwrap().is_none());
     coordinator.metric("lava_coordinator_flights 0").await;
     coordinator
@@ -77,7 +98,9 @@ async fn decode_tokens_that_overtake_the_first_token_wait_for_it() {
     decode.done(FinishReason::MaxTokens).await;
     // The coordinator has read the end of the decode worker's call.
     decode.dropped().await;
-    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
     assert_eq!(next(&mut answer).await.text, "abc");
     prefill.done(5).await;
     let finish = next(&mut answer).await.finish.unwrap();
@@ -111,7 +134,9 @@ async fn a_stop_string_ends_the_decode_workers_call() {
     let mut answer = coordinator.generate(request).await;
     let decode = d.next_reserved(1).await;
     let prefill = p.next_prefill().await;
-    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
     prefill.done(5).await;
     decode.tokens(&[byte_id(b'b')]).await;
     decode.tokens(&[byte_id(b'c'), byte_id(b'd')]).await;
@@ -124,7 +149,10 @@ async fn a_stop_string_ends_the_decode_workers_call() {
         }
     };
     assert_eq!(seen, "a");
-    assert_eq!((finish.reason(), finish.stop.as_str()), (FinishReason::StopString, "bc"));
+    assert_eq!(
+        (finish.reason(), finish.stop.as_str()),
+        (FinishReason::StopString, "bc")
+    );
     assert_eq!(finish.usage.unwrap().answer_tokens, 3);
     decode.dropped().await;
 }

@@ -49,7 +49,9 @@ async fn a_client_that_leaves_between_tokens_ends_both_calls() {
     let mut answer = coordinator.generate(text("hello")).await;
     let decode = d.next_reserved(1).await;
     let prefill = p.next_prefill().await;
-    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
     next(&mut answer).await;
     decode.tokens(&[byte_id(b'b')]).await;
     next(&mut answer).await;
@@ -97,7 +99,9 @@ async fn a_drain_refuses_new_requests_and_lets_running_ones_end() {
     coordinator
         .health(tonic_health::pb::health_check_response::ServingStatus::NotServing)
         .await;
-    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
     prefill.done(1).await;
     decode.done(FinishReason::MaxTokens).await;
     assert_eq!(next(&mut answer).await.text, "a");
@@ -109,8 +113,7 @@ async fn a_drain_refuses_new_requests_and_lets_running_ones_end() {
 async fn a_drain_that_takes_too_long_cuts_answers() {
     let mut p = Scripted::prefill("p").await;
     let mut d = Scripted::decode("d").await;
-    let mut coordinator =
-        Coordinator::configured(&[&p, &d], |c| c.drain.timeout_ms = 50).await;
+    let mut coordinator = Coordinator::configured(&[&p, &d], |c| c.drain.timeout_ms = 50).await;
     let mut answer = coordinator.generate(text("hello")).await;
     let decode = d.next_reserved(1).await;
     let prefill = p.next_prefill().await;

@@ -26,7 +26,9 @@ async fn a_prefill_that_breaks_is_repeated_on_another_worker() {
     let mut answer = coordinator.generate(text("hello")).await;
     let decode = d1.next_reserved(1).await;
     let prefill = p1.next_prefill().await;
-    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
     assert_eq!(next(&mut answer).await.text, "a");
     prefill.fail(Status::aborted("the link broke")).await;
     decode.dropped().await;
@@ -47,7 +49,9 @@ async fn a_prefill_that_breaks_is_repeated_on_another_worker() {
     assert_eq!(after.policy, "full");
     assert_eq!(again.request.rows_max, decode.request.rows_max);
     assert_eq!(&*prefill_again.request.ticket, [2; 16]);
-    prefill_again.first(byte_id(b'b'), FinishReason::Unspecified).await;
+    prefill_again
+        .first(byte_id(b'b'), FinishReason::Unspecified)
+        .await;
     assert_eq!(next(&mut answer).await.text, "b");
     prefill_again.done(7).await;
     again.tokens(&[byte_id(b'c')]).await;
@@ -56,8 +60,12 @@ async fn a_prefill_that_breaks_is_repeated_on_another_worker() {
     let finish = next(&mut answer).await.finish.unwrap();
     assert_eq!(finish.usage.unwrap().answer_tokens, 3);
     assert_eq!(finish.transfer.unwrap().recomputes, 1);
-    coordinator.metric("lava_coordinator_recomputes_total 1").await;
-    coordinator.metric("lava_coordinator_attempts_total 2").await;
+    coordinator
+        .metric("lava_coordinator_recomputes_total 1")
+        .await;
+    coordinator
+        .metric("lava_coordinator_attempts_total 2")
+        .await;
 }
 
 #[tokio::test]
@@ -72,7 +80,9 @@ async fn a_decode_worker_that_dies_leaves_no_gap_in_the_answer() {
     let mut answer = coordinator.generate(text("hello")).await;
     let decode = d1.next_reserved(1).await;
     let prefill = p.next_prefill().await;
-    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
     assert_eq!(next(&mut answer).await.text, "a");
     prefill.done(7).await;
     decode.tokens(&[byte_id(b'b')]).await;
@@ -84,7 +94,9 @@ async fn a_decode_worker_that_dies_leaves_no_gap_in_the_answer() {
     let prefill_again = p.next_prefill().await;
     let attempt = prefill_again.request.attempt.as_ref().unwrap();
     assert_eq!(attempt.answered, b"ab".map(byte_id));
-    prefill_again.first(byte_id(b'c'), FinishReason::Unspecified).await;
+    prefill_again
+        .first(byte_id(b'c'), FinishReason::Unspecified)
+        .await;
     prefill_again.done(7).await;
     again.done(FinishReason::MaxTokens).await;
     assert_eq!(next(&mut answer).await.text, "c");
@@ -109,7 +121,9 @@ async fn full_workers_are_told_to_the_client_with_a_time_to_come_back() {
     coordinator
         .metric("lava_coordinator_refusals_total{reason=\"worker\"} 1")
         .await;
-    coordinator.metric("lava_coordinator_attempts_total 1").await;
+    coordinator
+        .metric("lava_coordinator_attempts_total 1")
+        .await;
 }
 
 #[tokio::test]
@@ -122,7 +136,9 @@ async fn attempts_end_and_the_last_failure_is_told() {
     let expected = (Code::Unavailable, "the decode worker: draining".to_owned());
     assert_eq!(failure(&mut answer).await, expected);
     // The only pair there is, three times.
-    coordinator.metric("lava_coordinator_attempts_total 3").await;
+    coordinator
+        .metric("lava_coordinator_attempts_total 3")
+        .await;
 }
 
 #[tokio::test]
@@ -136,14 +152,23 @@ async fn a_draining_worker_gets_nothing_new() {
         .await;
     let status = coordinator.refused(text("hello")).await;
     assert_eq!(status.code(), Code::Unavailable);
-    assert_eq!(status.message(), r#"no decode worker of model "toy" is ready"#);
+    assert_eq!(
+        status.message(),
+        r#"no decode worker of model "toy" is ready"#
+    );
 }
 
 #[tokio::test]
 async fn a_request_that_no_pool_can_ever_hold_is_not_told_to_wait() {
     let p = Scripted::prefill("p").await;
     let d = Scripted::decode("d").await;
-    d.description.lock().unwrap().load.as_mut().unwrap().pages_total = 10;
+    d.description
+        .lock()
+        .unwrap()
+        .load
+        .as_mut()
+        .unwrap()
+        .pages_total = 10;
     let coordinator = Coordinator::start(&[&p, &d]).await;
     let mut answer = coordinator.generate(text("hello")).await;
     let (code, message) = failure(&mut answer).await;
@@ -183,7 +208,9 @@ async fn a_client_that_does_not_read_makes_the_decode_worker_wait() {
     let mut answer = coordinator.generate(request).await;
     let decode = d.next_reserved(1).await;
     let prefill = p.next_prefill().await;
-    prefill.first(byte_id(b'a'), FinishReason::Unspecified).await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
     prefill.done(1).await;
     let mut sent = 0;
     // A worker that is not made to wait sends a message in microseconds.
@@ -195,7 +222,10 @@ async fn a_client_that_does_not_read_makes_the_decode_worker_wait() {
         }
         sent += 1;
     }
-    assert!(sent < MESSAGES, "20 MB were taken in for a client that reads nothing");
+    assert!(
+        sent < MESSAGES,
+        "20 MB were taken in for a client that reads nothing"
+    );
     let mut tokens = 0;
     while tokens < 1 + 64 * sent {
         tokens += next(&mut answer).await.tokens.len();

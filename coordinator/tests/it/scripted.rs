@@ -188,7 +188,8 @@ impl PrefillCall {
             shipped_bytes,
             ..TransferStats::default()
         });
-        self.send(prefill_event::Event::Done(PrefillDone { stats })).await;
+        self.send(prefill_event::Event::Done(PrefillDone { stats }))
+            .await;
     }
 
     pub(crate) async fn fail(&self, status: Status) {
@@ -219,7 +220,8 @@ impl DecodeCall {
 
     pub(crate) async fn tokens(&self, ids: &[u32]) {
         let tokens = ids.iter().copied().map(token).collect();
-        self.send(decode_event::Event::Tokens(Tokens { tokens })).await;
+        self.send(decode_event::Event::Tokens(Tokens { tokens }))
+            .await;
     }
 
     pub(crate) async fn done(&self, reason: FinishReason) {
@@ -231,10 +233,6 @@ impl DecodeCall {
             }),
         };
         self.send(decode_event::Event::Done(done)).await;
-    }
-
-    pub(crate) async fn fail(&self, status: Status) {
-        within(self.events.send(Err(status))).await.unwrap();
     }
 
     /// Waits for the coordinator to drop the call.

@@ -42,7 +42,7 @@ async fn models_are_listed_once_a_pair_of_workers_serves_them() {
         model: "toy".to_owned(),
     };
     let model = client.get_model(request).await.unwrap().into_inner();
-    assert_eq!(models, [model.clone()]);
+    assert_eq!(models, std::slice::from_ref(&model));
     assert_eq!((model.context_tokens, model.vocabulary), (100_000, 259));
     assert_eq!((model.layers, model.kv_heads, model.row_bytes), (2, 2, 64));
     assert_eq!((model.prefill_workers, model.decode_workers), (1, 1));
@@ -160,7 +160,8 @@ async fn health_is_told_by_name() {
     let registry = Registry::of_addresses([p.address.clone()]);
     let coordinator = Coordinator::with(registry, |_| {}).await;
     coordinator.health(ServingStatus::NotServing).await;
-    let mut health = tonic_health::pb::health_client::HealthClient::new(coordinator.channel.clone());
+    let mut health =
+        tonic_health::pb::health_client::HealthClient::new(coordinator.channel.clone());
     let request = tonic_health::pb::HealthCheckRequest {
         service: "lava.v1.Inference".to_owned(),
     };
@@ -174,10 +175,10 @@ async fn reflection_lists_the_services_in_both_versions() {
     let expected = ["grpc.health.v1.Health", "lava.v1.Inference"];
     macro_rules! check {
         ($version:ident) => {{
+            use tonic_reflection::pb::$version::ServerReflectionRequest;
             use tonic_reflection::pb::$version::server_reflection_client::ServerReflectionClient;
             use tonic_reflection::pb::$version::server_reflection_request::MessageRequest;
             use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
-            use tonic_reflection::pb::$version::ServerReflectionRequest;
             let mut client = ServerReflectionClient::new(coordinator.channel.clone());
             let request = ServerReflectionRequest {
                 host: String::new(),

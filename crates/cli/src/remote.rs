@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use lava_proto::v1;
 use lava_proto::v1::inference_client::InferenceClient;
 use serde_json::json;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::generate::prompt_text;
 use crate::options::Generate;
@@ -17,16 +18,20 @@ use crate::report::{bytes, per_second};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(options: &Generate, address: &str) -> Result<()> {
-    let request = request(options)?;
+    let mut request = request(options)?;
     block_on(async {
-        let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+        let channel = Endpoint::from_shared(format!("http://{address}"))
             .with_context(|| format!("{address:?} is not an address, expected host:port"))?
             .connect_timeout(CONNECT_TIMEOUT)
             .connect()
             .await
             .with_context(|| format!("cannot reach a coordinator at {address}"))?;
+        let mut client = InferenceClient::new(channel);
+        if request.model.is_empty() {
+            request.model = only_model(&mut client).await?;
+        }
         let began = Instant::now();
-        let mut stream = InferenceClient::new(channel)
+        let mut stream = client
             .generate(request)
             .await
             .map_err(refused)?
@@ -44,6 +49,23 @@ pub(crate) fn run(options: &Generate, address: &str) -> Result<()> {
             false => answer.print_table(options),
         }
     })
+}
+
+/// The model that is meant when none is named.
+async fn only_model(client: &mut InferenceClient<Channel>) -> Result<String> {
+    let listed = client.list_models(v1::ListModelsRequest {}).await;
+    let mut models = listed.map_err(refused)?.into_inner().models;
+    match models.len() {
+        0 => bail!("the coordinator has no model that is ready"),
+        1 => Ok(models.remove(0).name),
+        _ => {
+            let names: Vec<_> = models.into_iter().map(|model| model.name).collect();
+            bail!(
+                "the coordinator has several models; give --model with one of {}",
+                names.join(", ")
+            )
+        }
+    }
 }
 
 fn request(options: &Generate) -> Result<v1::GenerateRequest> {

@@ -11,6 +11,7 @@ mod loaded;
 mod model_config;
 mod refusal;
 mod server;
+mod stage;
 mod token;
 
 pub use attempt::Attempt;
@@ -20,4 +21,5 @@ pub use loaded::{Loaded, LoadedError};
 pub use model_config::{ModelSection, RowDtypeName, WeightsName};
 pub use refusal::Refusal;
 pub use server::{Drain, serve, server_builder};
+pub use stage::Stage;
 pub use token::{finish_after, sampled_to_wire};

@@ -6,6 +6,8 @@ use lava_kv::WireError;
 use lava_transfer::{ReceiveError, ShipError};
 use tonic::{Code, Status};
 
+use crate::stage::Stage;
+
 /// A request that a worker refuses or could not finish. Transient ones (another worker may do better)
 /// have the codes `UNAVAILABLE`, `RESOURCE_EXHAUSTED` and `ABORTED`; no others do.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +42,11 @@ pub enum Refusal {
     #[error("no reservation has this ticket: it was used, given up, or expired")]
     NoReservation,
     /// Nobody waits for the answer.
-    #[error("the caller left")]
-    CallerLeft,
+    #[error("the caller left {stage}")]
+    CallerLeft {
+        /// Where the request was.
+        stage: Stage,
+    },
     /// The worker is leaving.
     #[error("the worker is draining and takes nothing new")]
     Draining,
@@ -49,7 +54,7 @@ pub enum Refusal {
     #[error("the deadline passed {stage}")]
     Deadline {
         /// Where the request was.
-        stage: &'static str,
+        stage: Stage,
     },
     /// The client reads too slowly.
     #[error(
@@ -99,7 +104,7 @@ impl Refusal {
             Self::NoReservation => Code::NotFound,
             Self::Draining | Self::Stopped { .. } => Code::Unavailable,
             Self::Deadline { .. } => Code::DeadlineExceeded,
-            Self::CallerLeft => Code::Cancelled,
+            Self::CallerLeft { .. } => Code::Cancelled,
             Self::SlowClient { .. } => Code::DeadlineExceeded,
             Self::Step { .. } => Code::Internal,
             Self::Engine(error) => engine_code(error),

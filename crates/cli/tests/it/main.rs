@@ -1,5 +1,11 @@
 //! The `lava` binary as a user runs it.
 
+mod asking;
+mod bad_input;
+mod cluster;
+mod load;
+mod transfer;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
