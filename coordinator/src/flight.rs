@@ -67,8 +67,10 @@ pub(crate) enum DecodeEvent {
     },
     /// The answer goes on.
     Tokens(Vec<Token>),
+    /// It has the cache and made the first step: its part of the statistics.
+    FirstStep(TransferStats),
     /// The answer ended.
-    Done(Done),
+    Done(FinishReason),
     /// The call ended badly.
     Failed(WorkerFailure),
 }
@@ -87,13 +89,6 @@ pub(crate) enum PrefillEvent {
     Done(TransferStats),
     /// The call ended badly.
     Failed(WorkerFailure),
-}
-
-/// How the decode worker ended an answer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Done {
-    pub(crate) reason: FinishReason,
-    pub(crate) stats: TransferStats,
 }
 
 /// Who has it may ship a cache, once.
@@ -165,8 +160,9 @@ struct Attempt {
     prefill: Prefill,
     /// The decode worker has sent tokens, so it has the cache.
     decoding: bool,
+    first_step: TransferStats,
     held: Vec<Token>,
-    done: Option<Done>,
+    done: Option<FinishReason>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -260,10 +256,10 @@ impl Flight {
             Event::StatsLate { .. } => self.finish(),
             Event::StopStringMet => match &mut self.attempt.done {
                 Some(done) if self.attempt.stage == Stage::AwaitingStats => {
-                    done.reason = FinishReason::StopString;
+                    *done = FinishReason::StopString;
                     Vec::new()
                 }
-                _ => self.answered(FinishReason::StopString, TransferStats::default()),
+                _ => self.answered(FinishReason::StopString),
             },
             Event::ClientGone => self.end(Err(FlightError::ClientGone)),
             // The answer is whole and only its statistics are missing.
@@ -304,6 +300,11 @@ impl Flight {
                     ticket,
                     link_address,
                 }]
+            }
+            (DecodeEvent::FirstStep(stats), Stage::Prefilling | Stage::Answering) => {
+                self.attempt.decoding = true;
+                self.attempt.first_step = stats;
+                Vec::new()
             }
             (DecodeEvent::Tokens(tokens), Stage::Prefilling) if self.attempt.done.is_none() => {
                 self.attempt.decoding = true;
@@ -370,7 +371,7 @@ impl Flight {
         if let Some(reason) = finish {
             // Nothing is shipped, so there is nothing that the decode worker could add.
             let mut actions = self.emit(tokens);
-            actions.extend(self.answered(reason, TransferStats::default()));
+            actions.extend(self.answered(reason));
             return actions;
         }
         self.attempt.stage = Stage::Answering;
@@ -397,7 +398,7 @@ impl Flight {
     /// Ends with what the decode worker said.
     fn finish(&mut self) -> Vec<Action> {
         match self.attempt.done {
-            Some(Done { reason, stats }) => self.answered(reason, stats),
+            Some(reason) => self.answered(reason),
             None => Vec::new(),
         }
     }
@@ -414,8 +415,9 @@ impl Flight {
         vec![Action::Emit(tokens)]
     }
 
-    /// Ends well. `decode_stats` are the decode worker's part.
-    fn answered(&mut self, reason: FinishReason, decode_stats: TransferStats) -> Vec<Action> {
+    /// Ends well.
+    fn answered(&mut self, reason: FinishReason) -> Vec<Action> {
+        let first_step = self.attempt.first_step;
         let prefill_stats = match self.attempt.prefill {
             Prefill::Done(stats) => stats,
             _ => TransferStats::default(),
@@ -427,8 +429,8 @@ impl Flight {
         self.end(Ok(Answered {
             reason,
             stats: TransferStats {
-                first_step_wait_ms: decode_stats.first_step_wait_ms,
-                first_step_ms: decode_stats.first_step_ms,
+                first_step_wait_ms: first_step.first_step_wait_ms,
+                first_step_ms: first_step.first_step_ms,
                 recomputes: self.recomputes,
                 ..prefill_stats
             },
@@ -443,7 +445,7 @@ impl Flight {
     /// A call of this attempt ended badly: the next attempt, if there is one.
     fn fail(&mut self, failure: WorkerFailure) -> Vec<Action> {
         if let Some(reason) = self.whole() {
-            return self.answered(reason, TransferStats::default());
+            return self.answered(reason);
         }
         let number = self.attempt.number + 1;
         if failure.kind == FailureKind::Final || number >= self.plan.attempts_max {

@@ -45,4 +45,4 @@ pub use config::{
     WorkersConfig,
 };
 pub use metrics::CoordinatorMetrics;
-pub use run::{SERVICES, run};
+pub use run::run;

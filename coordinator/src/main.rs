@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
-use lava_coordinator::{Config, CoordinatorMetrics, SERVICES, run};
+use lava_coordinator::{Config, CoordinatorMetrics, run};
 use lava_node::{Health, Metrics, Override, Shutdown, config, http, supervise, telemetry};
 use tokio::net::TcpListener;
 
@@ -34,7 +34,7 @@ async fn main() -> anyhow::Result<()> {
 
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
-    let health = Health::new(&SERVICES);
+    let health = Health::new();
     let mut metrics = Metrics::new();
     let counters = CoordinatorMetrics::register(&mut metrics);
     let drained = Shutdown::new();
@@ -44,17 +44,8 @@ async fn main() -> anyhow::Result<()> {
             let listener = TcpListener::bind(address).await;
             let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
             tracing::info!(address = %listener.local_addr()?, "metrics and probes");
-            let serve = http::serve(
-                listener,
-                metrics.finish(),
-                health.0.clone(),
-                drained.clone(),
-            );
-            Some(supervise(
-                "http",
-                &health.0,
-                async move { Ok(serve.await?) },
-            ))
+            let serve = http::serve(listener, metrics.finish(), health.clone(), drained.clone());
+            Some(supervise("http", &health, async move { Ok(serve.await?) }))
         }
     };
     let listener = TcpListener::bind(address).await;

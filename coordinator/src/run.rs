@@ -14,8 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic_health::pb::health_server;
-use tonic_health::pb::health_server::HealthServer;
 
 use crate::config::Plan;
 use crate::metrics::CoordinatorMetrics;
@@ -28,12 +26,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Streams of one client's connection beyond its answers: health, models, reflection.
 const STREAMS_SPARE: u32 = 64;
 
-/// Names of the services, for [`Health::new`].
-pub const SERVICES: [&str; 1] = [SERVICE_NAME];
-
 /// Serves clients on `listener` until `shutdown` is triggered and the drain is over.
 ///
-/// `health` is the pair that [`Health::new`] gives; it becomes serving once a model can be asked for,
+/// `health` becomes serving once a model can be asked for,
 /// draining when `shutdown` is triggered, and failed if a part of the coordinator dies. A process with
 /// several roles gives each its own or shares one, as it wants to be judged.
 ///
@@ -42,15 +37,14 @@ pub const SERVICES: [&str; 1] = [SERVICE_NAME];
 ///
 /// # Errors
 /// The listener's socket broke.
-pub async fn run<H: health_server::Health>(
+pub async fn run(
     plan: Plan,
     registry: Registry,
     listener: TcpListener,
     metrics: CoordinatorMetrics,
-    health: (Health, HealthServer<H>),
+    health: Health,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let (health, health_service) = health;
     let roster = Roster::follow(&registry, plan.workers, &metrics, &health);
     let flights_max = plan.limits.flights_max;
     let flights = Arc::new(Semaphore::new(flights_max as usize));
@@ -75,7 +69,7 @@ pub async fn run<H: health_server::Health>(
         .http2_keepalive_interval(Some(keep_alive))
         .max_concurrent_streams(flights_max.saturating_add(STREAMS_SPARE))
         .add_service(service)
-        .add_service(health_service)
+        .add_service(health.service(&[SERVICE_NAME]))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .serve_with_incoming_shutdown(incoming, stopped);

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use lava_node::{Held, Shutdown};
 use lava_proto::v1::inference_server::Inference;
 use lava_proto::v1::{self, GenerateResponse};
+use lava_text::date;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -28,7 +29,7 @@ use crate::request_id::{HEADER, RequestId};
 use crate::roster::{Roster, Seen};
 use crate::snapshot::Served;
 use crate::status::{Refusal, clipped};
-use crate::texts::{Text, date};
+use crate::texts::Text;
 
 /// How late an answer may end before it counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use lava_proto::v1::FinishReason;
 use lava_proto::{prompt_digest, worker};
 
 use crate::convert::Order;
-use crate::flight::{DecodeEvent, Done, PrefillEvent, Ticket};
+use crate::flight::{DecodeEvent, PrefillEvent, Ticket};
 use crate::placement::Needs;
 use crate::request_id::RequestId;
 use crate::snapshot::{Fingerprint, Load, Model, Role, TextDigest, WIRE_VERSION, Worker, WorkerId};
@@ -216,12 +216,12 @@ pub(crate) fn decode_event(
                 link_address,
             })
         }
+        Some(Event::FirstStep(step)) => Ok(DecodeEvent::FirstStep(step.stats.unwrap_or_default())),
         Some(Event::Tokens(tokens)) => Ok(DecodeEvent::Tokens(tokens.tokens)),
         Some(Event::Done(done)) => {
             let reason = finish_reason(done.reason);
             let reason = reason.ok_or_else(|| protocol("it ended without a reason"))?;
-            let stats = done.stats.unwrap_or_default();
-            Ok(DecodeEvent::Done(Done { reason, stats }))
+            Ok(DecodeEvent::Done(reason))
         }
     }
 }

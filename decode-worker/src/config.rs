@@ -7,6 +7,8 @@ use lava_node::{ConfigError, HttpConfig, TelemetryConfig};
 use lava_worker::{ListenSection, ModelSection};
 use serde::Deserialize;
 
+use crate::sequence::ROOM_MIN;
+
 /// All of `decode.toml`. `deploy/config/decode.toml` documents every key.
 #[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -65,8 +67,7 @@ impl DecodeSection {
             ("decode.cache_bytes", self.cache_bytes, 1),
             ("decode.slots_max", self.slots_max, 1),
             ("decode.batch_max", self.batch_max, 1),
-            // A last token and the end that follows it are sent together.
-            ("decode.output_max", self.output_max, 2),
+            ("decode.output_max", self.output_max, ROOM_MIN),
             ("decode.stall_timeout_ms", self.stall_timeout_ms as usize, 1),
             (
                 "decode.frames_in_flight_max",
@@ -121,7 +122,7 @@ mod tests {
             output_max: 1,
             ..Default::default()
         };
-        expect_test::expect!["`decode.output_max` is 1, expected at least 2"]
+        expect_test::expect!["`decode.output_max` is 1, expected at least 3"]
             .assert_eq(&section.check().unwrap_err().to_string());
     }
 }

@@ -41,10 +41,12 @@ struct StageLabel {
 impl Counters {
     /// A caller left.
     pub(crate) fn cancelled(&self, stage: Stage) {
-        let label = StageLabel {
-            stage: stage.label(),
-        };
-        self.cancelled.get_or_create(&label).inc();
+        self.cancelled_in(stage).inc();
+    }
+
+    fn cancelled_in(&self, stage: Stage) -> Counter {
+        let stage = stage.label();
+        self.cancelled.get_or_create_owned(&StageLabel { stage })
     }
 
     pub(crate) fn register(metrics: &mut Metrics, pool: PagePool) -> Self {
@@ -118,6 +120,10 @@ impl Counters {
         r.register("step_seconds", "Time of a step", all.step_seconds.clone());
         r.register("batch_sequences", "Sequences of a step", all.batch.clone());
         r.register_collector(Box::new(Pages(pool)));
+        // Every stage is listed from the start.
+        for stage in [Stage::Reserved, Stage::Transfer, Stage::Decode] {
+            all.cancelled_in(stage);
+        }
         all
     }
 }

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use lava_engine::{EngineError, RaggedCache, Sampler};
 use lava_node::Held;
-use lava_proto::v1::{FinishReason, TransferStats};
+use lava_proto::v1::TransferStats;
 use lava_proto::worker::decode_event::Event;
-use lava_proto::worker::{DecodeDone, Tokens};
+use lava_proto::worker::{DecodeDone, FirstStep, Tokens};
 use lava_worker::{Attempt, Refusal, Stage, finish_after, sampled_to_wire};
 use tokio::time::Instant;
 
 use crate::batch::Live;
 use crate::output::Output;
 
-/// Room in an output that a step may need: a token and the end.
-const ROOM_MIN: usize = 2;
+/// Room in an output that a step may need: its times if it is the first, a token, the end.
+pub(crate) const ROOM_MIN: usize = 3;
 
 /// A running sequence. Dropping it frees its pages.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub(crate) struct Sequence {
     /// Tokens of this attempt so far.
     made: usize,
     sealed: Instant,
-    stats: TransferStats,
+    /// From the seal to the first step.
+    first_step_wait: Duration,
     /// Since when there is no room for its output.
     paused: Option<Instant>,
     pub(crate) span: tracing::Span,
@@ -72,7 +73,7 @@ impl Sequence {
             token: first_token,
             made: 1,
             sealed,
-            stats: TransferStats::default(),
+            first_step_wait: Duration::ZERO,
             paused: None,
             span: slot.span,
             _shown: slot.shown,
@@ -101,7 +102,7 @@ impl Sequence {
     /// A step begins with this sequence in it.
     pub(crate) fn step_began(&mut self, now: Instant) {
         if self.made == 1 {
-            self.stats.first_step_wait_ms = (now - self.sealed).as_secs_f64() * 1e3;
+            self.first_step_wait = now - self.sealed;
         }
     }
 
@@ -112,7 +113,13 @@ impl Sequence {
     pub(crate) fn advance(&mut self, logits: &[f32], took: Duration) -> Result<bool, EngineError> {
         let sampled = self.sampler.sample(logits)?;
         if self.made == 1 {
-            self.stats.first_step_ms = took.as_secs_f64() * 1e3;
+            self.output.send(Event::FirstStep(FirstStep {
+                stats: Some(TransferStats {
+                    first_step_wait_ms: self.first_step_wait.as_secs_f64() * 1e3,
+                    first_step_ms: took.as_secs_f64() * 1e3,
+                    ..Default::default()
+                }),
+            }));
         }
         self.made += 1;
         self.token = sampled.token;
@@ -122,16 +129,10 @@ impl Sequence {
         }));
         let finish = finish_after(&self.attempt, sampled.token, self.made);
         if let Some(reason) = finish {
-            self.done(reason);
+            let reason = reason.into();
+            self.output.send(Event::Done(DecodeDone { reason }));
         }
         Ok(finish.is_some())
-    }
-
-    fn done(&self, reason: FinishReason) {
-        self.output.send(Event::Done(DecodeDone {
-            reason: reason.into(),
-            stats: Some(self.stats),
-        }));
     }
 
     /// Ends it with an error.

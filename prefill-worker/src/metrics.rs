@@ -43,10 +43,12 @@ struct StageLabel {
 impl Counters {
     /// A caller left.
     pub(crate) fn cancelled(&self, stage: Stage) {
-        let label = StageLabel {
-            stage: stage.label(),
-        };
-        self.cancelled.get_or_create(&label).inc();
+        self.cancelled_in(stage).inc();
+    }
+
+    fn cancelled_in(&self, stage: Stage) -> Counter {
+        let stage = stage.label();
+        self.cancelled.get_or_create_owned(&StageLabel { stage })
     }
 
     pub(crate) fn register(metrics: &mut Metrics) -> Self {
@@ -140,6 +142,10 @@ impl Counters {
             "End of the last layer to the receipt",
             all.receipt_seconds.clone(),
         );
+        // Every stage is listed from the start.
+        for stage in [Stage::Queue, Stage::Prefill, Stage::Transfer] {
+            all.cancelled_in(stage);
+        }
         all
     }
 }

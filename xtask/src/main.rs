@@ -10,6 +10,7 @@ mod demo;
 mod models;
 mod shell;
 mod tidy;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,10 +74,10 @@ fn main() -> ExitCode {
 }
 
 fn test(extra: &[String]) -> Result<()> {
-    let models = models::all()?;
+    let (models, tools) = (models::all()?, tools::ensure()?);
     let mut cargo = shell::cargo();
     cargo.args(["test", "--workspace", "--locked"]).args(extra);
-    shell::run(cargo.env("LAVA_MODELS", models))
+    shell::run(cargo.env("LAVA_MODELS", models).env("LAVA_TOOLS", tools))
 }
 
 /// The paths are the caller's, the command runs at the root.

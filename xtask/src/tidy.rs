@@ -19,6 +19,7 @@ pub(crate) fn run() -> Result<()> {
     let architecture = std::fs::read_to_string(shell::root().join("ARCHITECTURE.md"))?;
     found.extend(edges::unmapped(&crates, &architecture));
     found.extend(codegen::check()?);
+    found.extend(heavy_coordinator()?);
     for file in files()? {
         let Ok(bytes) = std::fs::read(shell::root().join(&file)) else {
             continue;
@@ -32,6 +33,29 @@ pub(crate) fn run() -> Result<()> {
         0 => Ok(()),
         count => bail!("{count} rules are broken"),
     }
+}
+
+/// The coordinator builds without candle, so that its image is small and its build short.
+fn heavy_coordinator() -> Result<Vec<String>> {
+    let arguments = [
+        "tree",
+        "--package",
+        "lava-coordinator",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--locked",
+    ];
+    let tree = shell::output(shell::cargo().args(arguments))?;
+    let heavy = tree.lines().filter(|line| {
+        ["candle", "cudarc", "lava-engine"]
+            .iter()
+            .any(|name| line.starts_with(name))
+    });
+    Ok(heavy
+        .map(|line| format!("coordinator/Cargo.toml: uses {line}"))
+        .collect())
 }
 
 fn metadata() -> Result<Value> {

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from typing import Concatenate, ParamSpec, TypedDict
 
 import grpc
@@ -91,7 +90,6 @@ Arguments = ParamSpec("Arguments")
 def _gathered(
     generate: Callable[Concatenate[Client, Arguments], Iterable[Piece]],
 ) -> Callable[Concatenate[Client, Arguments], Completion]:
-    @wraps(generate, assigned=())
     def complete(client: Client, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Completion:
         """As `generate`, with the same arguments, but returns once everything is there."""
         choices: dict[int, list[Piece]] = {}

@@ -9,99 +9,12 @@ use super::*;
 use crate::placement::Scarce;
 use crate::snapshot::samples::id;
 
-fn plan() -> Plan {
-    Plan {
-        attempts_max: 3,
-        max_tokens: 5,
-        capped: false,
-        end_of_text: [2].into(),
-        stop_token_ids: [9].into(),
-    }
-}
+mod events;
 
-fn token(id: u32) -> Token {
-    Token {
-        id,
-        ..Token::default()
-    }
-}
-
-fn placed(attempt: u32) -> Event {
-    let at = Placement {
-        prefill: id(&format!("p{attempt}")),
-        decode: id(&format!("d{attempt}")),
-        pages_max: 1,
-    };
-    Event::Placed { attempt, at }
-}
-
-fn decode(attempt: u32, event: DecodeEvent) -> Event {
-    Event::Decode { attempt, event }
-}
-
-fn prefill(attempt: u32, event: PrefillEvent) -> Event {
-    Event::Prefill { attempt, event }
-}
-
-fn reserved(attempt: u32) -> Event {
-    let event = DecodeEvent::Reserved {
-        ticket: Ticket([attempt as u8; 16]),
-        link_address: format!("d{attempt}:1"),
-    };
-    decode(attempt, event)
-}
-
-fn accepted(attempt: u32) -> Event {
-    prefill(attempt, PrefillEvent::Accepted)
-}
-
-fn first(attempt: u32, id: u32) -> Event {
-    let token = token(id);
-    let finish = None;
-    prefill(attempt, PrefillEvent::FirstToken { token, finish })
-}
-
-fn last(attempt: u32, id: u32, reason: FinishReason) -> Event {
-    let token = token(id);
-    let finish = Some(reason);
-    prefill(attempt, PrefillEvent::FirstToken { token, finish })
-}
-
-fn shipped(attempt: u32) -> Event {
-    let stats = TransferStats {
-        shipped_bytes: 7,
-        ..TransferStats::default()
-    };
-    prefill(attempt, PrefillEvent::Done(stats))
-}
-
-fn tokens(attempt: u32, ids: &[u32]) -> Event {
-    let tokens = ids.iter().copied().map(token).collect();
-    decode(attempt, DecodeEvent::Tokens(tokens))
-}
-
-fn done(attempt: u32, reason: FinishReason) -> Event {
-    let stats = TransferStats {
-        first_step_ms: 3.0,
-        ..TransferStats::default()
-    };
-    decode(attempt, DecodeEvent::Done(Done { reason, stats }))
-}
-
-fn decode_fails(attempt: u32, status: Status) -> Event {
-    let failure = WorkerFailure::of_status(Role::Decode, &status);
-    decode(attempt, DecodeEvent::Failed(failure))
-}
-
-fn prefill_fails(attempt: u32, status: Status) -> Event {
-    let failure = WorkerFailure::of_status(Role::Prefill, &status);
-    prefill(attempt, PrefillEvent::Failed(failure))
-}
-
-/// The events up to the first token.
-fn begun() -> Vec<Event> {
-    vec![placed(0), reserved(0), accepted(0), first(0, 10)]
-}
+use events::{
+    accepted, begun, decode_fails, done, first, last, placed, plan, prefill_fails, reserved,
+    shipped, stepped, token, tokens,
+};
 
 fn text(action: Action) -> String {
     match action {
@@ -162,6 +75,7 @@ fn a_good_answer_takes_one_attempt() {
     check(
         begun().into_iter().chain([
             shipped(0),
+            stepped(0),
             tokens(0, &[11, 12]),
             tokens(0, &[13]),
             done(0, FinishReason::EndOfText),
@@ -172,6 +86,7 @@ fn a_good_answer_takes_one_attempt() {
             prefill 0 ticket 0 d0:1
 
             emit [10]
+
 
             emit [11, 12]
             emit [13]
@@ -220,7 +135,7 @@ fn a_whole_answer_can_overtake_the_first_token() {
 
 
             emit [10, 11], await stats 0
-            drop, end FINISH_REASON_END_OF_TEXT shipped 7 step 3 recomputes 0
+            drop, end FINISH_REASON_END_OF_TEXT shipped 7 step 0 recomputes 0
         "#]],
     );
 }
@@ -250,7 +165,7 @@ fn the_end_waits_a_moment_for_the_statistics() {
         expect![[r#"
             emit [11]
             await stats 0
-            drop, end FINISH_REASON_MAX_TOKENS shipped 7 step 3 recomputes 0
+            drop, end FINISH_REASON_MAX_TOKENS shipped 7 step 0 recomputes 0
         "#]],
     );
     for late in [
@@ -264,7 +179,7 @@ fn the_end_waits_a_moment_for_the_statistics() {
             expect![[r#"
                 emit [11]
                 await stats 0
-                drop, end FINISH_REASON_MAX_TOKENS shipped 0 step 3 recomputes 0
+                drop, end FINISH_REASON_MAX_TOKENS shipped 0 step 0 recomputes 0
             "#]],
         );
     }
@@ -302,7 +217,7 @@ fn an_answer_cut_by_the_context_says_so() {
         done(0, FinishReason::MaxTokens),
     ]);
     let (_, lines) = run(capped, events);
-    assert!(lines.ends_with("drop, end FINISH_REASON_CONTEXT shipped 7 step 3 recomputes 0\n"));
+    assert!(lines.ends_with("drop, end FINISH_REASON_CONTEXT shipped 7 step 0 recomputes 0\n"));
 }
 
 #[test]
@@ -359,7 +274,7 @@ fn a_lost_decode_worker_costs_a_recompute_and_no_token() {
     let actions = flight.step(done(1, FinishReason::MaxTokens));
     assert_eq!(
         text(actions[1].clone()),
-        "end FINISH_REASON_MAX_TOKENS shipped 7 step 3 recomputes 1"
+        "end FINISH_REASON_MAX_TOKENS shipped 7 step 0 recomputes 1"
     );
 }
 
@@ -376,7 +291,7 @@ fn a_prefill_lost_after_the_cache_arrived_costs_only_its_statistics() {
             emit [11]
 
             emit [12]
-            drop, end FINISH_REASON_END_OF_TEXT shipped 0 step 3 recomputes 0
+            drop, end FINISH_REASON_END_OF_TEXT shipped 0 step 0 recomputes 0
         "#]],
     );
 }
@@ -493,11 +408,17 @@ fn an_answer_that_is_whole_needs_no_worker_to_say_so() {
 #[test]
 fn a_stop_string_ends_the_flight() {
     check_answering(
-        [shipped(0), tokens(0, &[11]), Event::StopStringMet],
+        [
+            shipped(0),
+            stepped(0),
+            tokens(0, &[11]),
+            Event::StopStringMet,
+        ],
         expect![[r#"
 
+
             emit [11]
-            drop, end FINISH_REASON_STOP_STRING shipped 7 step 0 recomputes 0
+            drop, end FINISH_REASON_STOP_STRING shipped 7 step 3 recomputes 0
         "#]],
     );
     check_answering(
@@ -511,7 +432,7 @@ fn a_stop_string_ends_the_flight() {
             emit [11]
             await stats 0
 
-            drop, end FINISH_REASON_STOP_STRING shipped 7 step 3 recomputes 0
+            drop, end FINISH_REASON_STOP_STRING shipped 7 step 0 recomputes 0
         "#]],
     );
 }
@@ -579,13 +500,14 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Status::resource_exhausted("x"),
         _ => Status::internal("x"),
     };
-    (0..16u8, 0..3u32, 0..3u8, vec(0..12u32, 0..4)).prop_map(move |(kind, attempt, code, ids)| {
+    (0..17u8, 0..3u32, 0..3u8, vec(0..12u32, 0..4)).prop_map(move |(kind, attempt, code, ids)| {
         match kind {
             0..=2 => placed(attempt),
             3 | 4 => reserved(attempt),
             5 | 6 => first(attempt, 10),
             7 | 8 => tokens(attempt, &ids),
             9 => done(attempt, FinishReason::MaxTokens),
+            15 => stepped(attempt),
             10 => shipped(attempt),
             11 => decode_fails(attempt, status(code)),
             12 => prefill_fails(attempt, status(code)),

@@ -60,6 +60,7 @@ async fn a_good_answer_reaches_the_client_token_by_token() {
     );
     coordinator.metric("lava_coordinator_flights 1").await;
     prefill.done(77).await;
+    decode.first_step().await;
     decode.tokens(&[byte_id(b'b'), byte_id(b'c')]).await;
     assert_eq!(next(&mut answer).await.text, "bc");
     decode.tokens(&[END_OF_TEXT]).await;

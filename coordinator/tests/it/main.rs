@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lava_cluster::Registry;
-use lava_coordinator::{Config, CoordinatorMetrics, SERVICES, run};
+use lava_coordinator::{Config, CoordinatorMetrics, run};
 use lava_node::{Health, Metrics, Shutdown};
 use lava_proto::v1::inference_client::InferenceClient;
 use lava_proto::v1::{GenerateRequest, GenerateResponse, Prompt, prompt};
@@ -63,7 +63,7 @@ impl Coordinator {
         let shutdown = Shutdown::new();
         let mut metrics = Metrics::new();
         let counters = CoordinatorMetrics::register(&mut metrics);
-        let health = Health::new(&SERVICES);
+        let health = Health::new();
         let plan = config.into_plan().unwrap();
         let task = tokio::spawn(run(
             plan,

@@ -10,7 +10,7 @@ use lava_proto::worker::decode_server::{Decode, DecodeServer};
 use lava_proto::worker::prefill_server::{Prefill, PrefillServer};
 use lava_proto::worker::worker_server::{Worker, WorkerServer};
 use lava_proto::worker::{
-    DecodeDone, DecodeEvent, DecodeRequest, DescribeRequest, Description, FirstToken,
+    DecodeDone, DecodeEvent, DecodeRequest, DescribeRequest, Description, FirstStep, FirstToken,
     GetTextFilesRequest, Load, Model, PrefillDone, PrefillEvent, PrefillRequest, Reserved, Role,
     RowDtype, TextFiles, Tokens, decode_event, prefill_event,
 };
@@ -218,6 +218,15 @@ impl DecodeCall {
         self.send(decode_event::Event::Reserved(reserved)).await;
     }
 
+    pub(crate) async fn first_step(&self) {
+        let stats = Some(TransferStats {
+            first_step_ms: 3.0,
+            ..TransferStats::default()
+        });
+        self.send(decode_event::Event::FirstStep(FirstStep { stats }))
+            .await;
+    }
+
     pub(crate) async fn tokens(&self, ids: &[u32]) {
         let tokens = ids.iter().copied().map(token).collect();
         self.send(decode_event::Event::Tokens(Tokens { tokens }))
@@ -225,14 +234,9 @@ impl DecodeCall {
     }
 
     pub(crate) async fn done(&self, reason: FinishReason) {
-        let done = DecodeDone {
-            reason: reason.into(),
-            stats: Some(TransferStats {
-                first_step_ms: 3.0,
-                ..TransferStats::default()
-            }),
-        };
-        self.send(decode_event::Event::Done(done)).await;
+        let reason = reason.into();
+        self.send(decode_event::Event::Done(DecodeDone { reason }))
+            .await;
     }
 
     /// Waits for the coordinator to drop the call.

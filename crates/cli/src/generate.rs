@@ -1,7 +1,7 @@
 //! `lava generate`: one prompt, one answer, in this process.
 
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use lava::Config;
@@ -120,7 +120,7 @@ fn encode(options: &Generate, files: &ModelFiles, prompt: String) -> Result<(Tok
     let template = files
         .chat_template()
         .context("pass --raw to feed the prompt as it is")?;
-    let today = crate::report::today();
+    let today = lava_text::date(SystemTime::now());
     let tokens = encode_chat(&tokenizer, &template, &messages, &today)?;
     Ok((tokenizer, tokens))
 }

@@ -1,6 +1,6 @@
 //! What a run cost and kept: as a table for people, as JSON for programs.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::json;
@@ -154,41 +154,9 @@ pub(crate) fn per_second(count: usize, time: Duration) -> f64 {
     }
 }
 
-/// Today's date in UTC, as Llama 3.1's template prints it: `24 Nov 2026`.
-pub(crate) fn today() -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    date(now.as_secs() / 86_400)
-}
-
-/// The date `days` after 1 January 1970 (Hinnant's civil_from_days).
-fn date(days: u64) -> String {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let m = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * m + 2) / 5 + 1;
-    let month = if m < 10 { m + 3 } else { m - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{day:02} {} {year}", MONTHS[month as usize - 1])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_civil() {
-        assert_eq!(date(0), "01 Jan 1970");
-        assert_eq!(date(11_016), "29 Feb 2000");
-        assert_eq!(date(20_781), "24 Nov 2026");
-    }
 
     #[test]
     fn the_longest_bar_fills_the_width_and_no_bar_of_a_row_is_empty() {

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lava_cluster::{Member, Registration, Registry};
-use lava_coordinator::{CoordinatorMetrics, SERVICES};
+use lava_coordinator::CoordinatorMetrics;
 use lava_decode_worker::{DecodeSection, DecodeWorker};
 use lava_node::{Health, HttpConfig, Shutdown, TelemetryConfig};
 use lava_prefill_worker::{PrefillSection, PrefillWorker};
@@ -28,7 +28,7 @@ pub(crate) struct Serve {
 }
 
 /// All of `serve.toml`: the sections of the three roles.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct ServeConfig {
     listen: lava_coordinator::ListenConfig,
@@ -75,8 +75,8 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
         let prefill = PrefillWorker::new(config.prefill, loaded.clone(), metrics);
         let decode = DecodeWorker::new(config.decode, loaded, metrics);
         let counters = CoordinatorMetrics::register(metrics);
-        let health = Health::new(&SERVICES);
-        let judged = health.0.clone();
+        let health = Health::new();
+        let judged = health.clone();
         let shutdown = process.observe(&judged).await?;
 
         let registry = Registry::new();
@@ -84,7 +84,7 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
         let workers_end = Shutdown::new();
         let (prefill_at, _prefill) = join(&registry).await?;
         let (decode_at, _decode) = join(&registry).await?;
-        let (prefill_health, decode_health) = (Health::new(&[]).0, Health::new(&[]).0);
+        let (prefill_health, decode_health) = (Health::new(), Health::new());
         let prefilling = prefill.serve(
             prefill_at,
             worker_id("prefill")?,
@@ -133,4 +133,23 @@ async fn join(registry: &Registry) -> Result<(TcpListener, Registration)> {
         address: address.to_string(),
     });
     Ok((listener, registration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_file_is_the_defaults() {
+        let sample = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deploy/config/serve.toml"
+        );
+        let mut parsed: ServeConfig = lava_node::config::load(Some(sample.as_ref()), &[]).unwrap();
+        assert!(
+            parsed.model.path.take().is_some(),
+            "the sample names a model"
+        );
+        assert_eq!(parsed, ServeConfig::default());
+    }
 }

@@ -16,7 +16,7 @@ pub(crate) fn prefill(args: &ConfigArgs) -> Result<()> {
         let listener = listen(config.listen.address).await?;
         let loaded = load(&config.model).await?;
         let worker = PrefillWorker::new(config.prefill, loaded, &mut process.metrics);
-        let health = Health::new(&[]).0;
+        let health = Health::new();
         let shutdown = process.observe(&health).await?;
         let id = worker_id("prefill")?;
         let address = config.listen.advertised(listener.local_addr()?);
@@ -34,7 +34,7 @@ pub(crate) fn decode(args: &ConfigArgs) -> Result<()> {
         let listener = listen(config.listen.address).await?;
         let loaded = load(&config.model).await?;
         let worker = DecodeWorker::new(config.decode, loaded, &mut process.metrics);
-        let health = Health::new(&[]).0;
+        let health = Health::new();
         let shutdown = process.observe(&health).await?;
         let id = worker_id("decode")?;
         let address = config.listen.advertised(listener.local_addr()?);

@@ -36,20 +36,19 @@ pub enum State {
 }
 
 impl Health {
-    /// A process that starts, and the gRPC service (`grpc.health.v1`) that tells its state under the
-    /// name `""` and under each of `services`, the `NAME`s of the process's own services. Any other
-    /// name is `NOT_FOUND`.
-    pub fn new(
-        services: &[&'static str],
-    ) -> (Health, HealthServer<impl health_server::Health + use<>>) {
-        let health = Health {
+    /// A process that starts.
+    #[expect(
+        clippy::new_without_default,
+        reason = "a state that others judge the process by is made on purpose"
+    )]
+    pub fn new() -> Health {
+        Health {
             state: watch::Sender::new(State::Starting),
-        };
-        let service = health.service(services);
-        (health, service)
+        }
     }
 
-    /// Another gRPC service that tells the same state; see [`Health::new`].
+    /// The gRPC service (`grpc.health.v1`) that tells the state under the name `""` and under each of
+    /// `services`, the `NAME`s of the process's own services. Any other name is `NOT_FOUND`.
     pub fn service(
         &self,
         services: &[&'static str],
@@ -222,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_state_moves_forward_only() {
-        let (health, _) = Health::new(&[]);
+        let health = Health::new();
         assert_eq!(health.state(), State::Starting);
         health.serving();
         assert_eq!(health.state(), State::Serving);
@@ -233,7 +232,7 @@ mod tests {
 
     #[test]
     fn failed_is_sticky_and_keeps_the_first_reason() {
-        let (health, _) = Health::new(&[]);
+        let health = Health::new();
         health.failed("engine".to_owned());
         health.serving();
         health.draining();
@@ -244,7 +243,8 @@ mod tests {
 
     #[tokio::test]
     async fn grpc_checks_follow_the_state_under_every_known_name() {
-        let (health, server) = Health::new(&["lava.v1.Prefill"]);
+        let health = Health::new();
+        let server = health.service(&["lava.v1.Prefill"]);
         let mut client = HealthClient::new(server);
         let steps: [(&dyn Fn(), ServingStatus); 4] = [
             (&|| {}, ServingStatus::NotServing),
@@ -267,7 +267,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_grpc_watch_tells_each_change_and_ends_with_the_drain() {
-        let (health, server) = Health::new(&[]);
+        let health = Health::new();
+        let server = health.service(&[]);
         let mut client = HealthClient::new(server);
         let mut watch = client.watch(ask("")).await.unwrap().into_inner();
         let mut seen = Vec::new();
@@ -290,7 +291,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_watcher_that_leaves_ends_its_task() {
-        let (_health, server) = Health::new(&[]);
+        let health = Health::new();
+        let server = health.service(&[]);
         let mut client = HealthClient::new(server);
         let watch = client.watch(ask("")).await.unwrap();
         let tasks = tokio::runtime::Handle::current().metrics();

@@ -129,7 +129,7 @@ mod tests {
             .sub_registry("pool")
             .register("pages", "Pages in use", pages.clone());
         pages.set(3);
-        let (health, _) = Health::new(&[]);
+        let health = Health::new();
         let shutdown = Shutdown::new();
         let task = tokio::spawn(serve(
             listener,

@@ -103,7 +103,7 @@ mod tests {
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
         expected: State,
     ) {
-        let (health, _) = Health::new(&[]);
+        let health = Health::new();
         let handle = supervise("listener", &health, task);
         timeout(Duration::from_secs(10), handle)
             .await
@@ -113,7 +113,7 @@ mod tests {
     }
 
     fn check_thread(body: impl FnOnce() -> anyhow::Result<()> + Send + 'static, expected: State) {
-        let (health, _) = Health::new(&[]);
+        let health = Health::new();
         let handle = supervise_thread("engine", &health, body).unwrap();
         handle.join().expect("the supervisor itself does not panic");
         assert_eq!(health.state(), expected);
@@ -145,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn aborting_a_task_drops_it_and_is_no_failure() {
-        let (health, _) = Health::new(&[]);
+        let health = Health::new();
         let (held, dropped) = tokio::sync::oneshot::channel::<()>();
         let handle = supervise("listener", &health, async move {
             let _held = held;

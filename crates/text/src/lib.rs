@@ -9,6 +9,7 @@ mod files;
 mod ggml_vocabulary;
 
 mod chat;
+mod date;
 mod markers;
 mod prompt;
 mod spelling;
@@ -20,6 +21,7 @@ mod stop;
 mod error;
 
 pub use chat::{ChatTemplate, Message};
+pub use date::date;
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use files::TextFiles;

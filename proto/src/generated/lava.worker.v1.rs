@@ -206,7 +206,7 @@ pub struct DecodeRequest {
 /// What a decode worker reports.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DecodeEvent {
-    #[prost(oneof = "decode_event::Event", tags = "1, 2, 3")]
+    #[prost(oneof = "decode_event::Event", tags = "1, 2, 3, 4")]
     pub event: ::core::option::Option<decode_event::Event>,
 }
 /// Nested message and enum types in `DecodeEvent`.
@@ -222,6 +222,9 @@ pub mod decode_event {
         /// The answer ended.
         #[prost(message, tag = "3")]
         Done(super::DecodeDone),
+        /// The first step was made; its token follows.
+        #[prost(message, tag = "4")]
+        FirstStep(super::FirstStep),
     }
 }
 /// A reservation.
@@ -243,14 +246,18 @@ pub struct Tokens {
     #[prost(message, repeated, tag = "1")]
     pub tokens: ::prost::alloc::vec::Vec<super::super::v1::Token>,
 }
-/// The end of an answer.
+/// The first step.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct FirstStep {
+    /// The decode worker's part of them.
+    #[prost(message, optional, tag = "1")]
+    pub stats: ::core::option::Option<super::super::v1::TransferStats>,
+}
+/// The end of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DecodeDone {
     #[prost(enumeration = "super::super::v1::FinishReason", tag = "1")]
     pub reason: i32,
-    /// Its part of them.
-    #[prost(message, optional, tag = "2")]
-    pub stats: ::core::option::Option<super::super::v1::TransferStats>,
 }
 /// From prefill to decode.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -140,7 +140,7 @@ async fn of_32_requests_those_that_are_not_given_up_complete_and_nothing_is_left
 async fn a_client_that_does_not_read_pauses_alone_and_is_ended_by_name() {
     let settings = [
         NAME,
-        "decode.output_max=2",
+        "decode.output_max=3",
         "decode.stall_timeout_ms=1500",
         "limits.answer_messages_max=1",
     ];

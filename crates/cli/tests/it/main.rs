@@ -1,7 +1,10 @@
 //! The `lava` binary as a user runs it.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 mod asking;
 mod bad_input;
+mod clients;
 mod cluster;
 mod load;
 mod transfer;
