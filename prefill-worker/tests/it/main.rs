@@ -1,0 +1,5 @@
+//! A real prefill worker on a socket, and a receiver that keeps everything it gets.
+
+mod receiver;
+mod shipped_rows;
+mod worker;

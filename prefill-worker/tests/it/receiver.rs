@@ -1,0 +1,104 @@
+//! A decode worker's intake that records rows and positions.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use lava_kv::{Header, Inbound};
+use lava_proto::worker::cache_link_server::CacheLink;
+use lava_proto::worker::{ShipMessage, ShipReply};
+use lava_transfer::{Inbox, Part, server};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Rows of one layer and KV head in the order in which they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) positions: Vec<u32>,
+    pub(crate) keys: Vec<u8>,
+    pub(crate) values: Vec<u8>,
+}
+
+/// A sealed cache.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) header: Header,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) first_token: u32,
+    /// Frames before the seal.
+    pub(crate) frames: usize,
+}
+
+type Ending = Arc<Mutex<Option<oneshot::Sender<Received>>>>;
+
+struct Service {
+    ending: Ending,
+}
+
+#[tonic::async_trait]
+impl CacheLink for Service {
+    type ShipStream = ReceiverStream<Result<ShipReply, Status>>;
+
+    async fn ship(
+        &self,
+        request: Request<Streaming<ShipMessage>>,
+    ) -> Result<Response<Self::ShipStream>, Status> {
+        let (replies, stream) = mpsc::channel(8);
+        let ending = self.ending.lock().unwrap().take().expect("one transfer");
+        tokio::spawn(async move {
+            let _ = ending.send(receive(request.into_inner(), replies).await);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+async fn receive(
+    messages: Streaming<ShipMessage>,
+    replies: mpsc::Sender<Result<ShipReply, Status>>,
+) -> Received {
+    let (header, mut inbox) = Inbox::open(messages, replies).await.unwrap();
+    let mut inbound = Inbound::new(&header, &header, u64::MAX).unwrap();
+    let mut received = Received {
+        header,
+        tables: vec![Table::default(); header.shape.tables()],
+        first_token: 0,
+        frames: 0,
+    };
+    inbox.grant(2).await;
+    loop {
+        match inbox.next().await.unwrap() {
+            Part::Frame(frame) => {
+                for group in inbound.accept(&frame).unwrap() {
+                    let table =
+                        &mut received.tables[group.layer * header.shape.kv_heads + group.head];
+                    table.positions.extend(group.positions());
+                    table.keys.extend(group.keys);
+                    table.values.extend(group.values);
+                }
+                received.frames += 1;
+                inbox.grant(1).await;
+            }
+            Part::Seal(seal) => {
+                let receipt = inbound.seal(&seal).unwrap();
+                received.first_token = seal.first_token;
+                inbox.receipt(receipt).await;
+                return received;
+            }
+        }
+    }
+}
+
+/// Where to ship to, and what will have arrived.
+pub(crate) async fn start() -> (SocketAddr, oneshot::Receiver<Received>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ending, received) = oneshot::channel();
+    let ending = Arc::new(Mutex::new(Some(ending)));
+    let serving = Server::builder()
+        .add_service(server(Service { ending }))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(serving);
+    (address, received)
+}

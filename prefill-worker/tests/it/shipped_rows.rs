@@ -1,0 +1,172 @@
+//! What arrives is what the engine keeps: positions, keys and values, bit for bit.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use lava::{Config, Policy};
+use lava_engine::{PagePool, PrefillRequest};
+use lava_proto::worker::prefill_client::PrefillClient;
+use lava_test_support::{Architecture, HfDtype, ToyModel};
+use lava_worker::{Loaded, RowDtypeName};
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::receiver::{Received, Table};
+use crate::worker::{load, request, run};
+
+fn prompt(len: u32, vocabulary: u32) -> Vec<u32> {
+    (0..len)
+        .map(|i| (i * i * 31 + i * 17 + 3) % vocabulary)
+        .collect()
+}
+
+/// The engine's own result in this process.
+fn expected(loaded: &Loaded, prompt: &[u32], policy: Policy, budget: usize) -> Vec<Table> {
+    let asked = PrefillRequest {
+        tokens: prompt,
+        policy,
+        config: Config::default(),
+        budget,
+        appended_max: 0,
+    };
+    let pages = asked.pages_max(&loaded.model, loaded.page_shape());
+    let pool = PagePool::new(loaded.page_shape(), pages);
+    let done = loaded
+        .model
+        .prefill(&asked, &pool, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    let window = done.cascade.window_rows();
+    let config = loaded.model.config();
+    let mut tables = Vec::new();
+    for layer in 0..config.layers {
+        for head in 0..config.kv_heads {
+            let rows = done.cache.table(layer, head).rows();
+            let mut bytes = Vec::new();
+            done.cache.copy_rows(layer, head, 0..rows, &mut bytes);
+            let (keys, values) = bytes.split_at(bytes.len() / 2);
+            let in_window = (prompt.len() - window) as u32..prompt.len() as u32;
+            let others = done.cascade.head_order(layer, head).iter().copied();
+            tables.push(Table {
+                positions: in_window.chain(others).collect(),
+                keys: keys.to_vec(),
+                values: values.to_vec(),
+            });
+        }
+    }
+    tables
+}
+
+async fn shipped(
+    client: &mut PrefillClient<Channel>,
+    loaded: &Loaded,
+    prompt: &[u32],
+    policy: &str,
+    budget: u32,
+) -> Received {
+    let (address, received) = crate::receiver::start().await;
+    let asked = request(loaded, prompt, policy, budget, address.to_string());
+    let (first, done) = run(client, asked).await.unwrap();
+    let received = received.await.unwrap();
+    assert_eq!(received.first_token, first.token.unwrap().id);
+    let stats = done.stats.unwrap();
+    let rows: usize = received
+        .tables
+        .iter()
+        .map(|table| table.positions.len())
+        .sum();
+    assert_eq!(stats.rows_kept, rows as u64);
+    assert_eq!(
+        stats.row_bytes,
+        received.header.shape.row_bytes(rows) as u64
+    );
+    received
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_models_kept_positions_at_128_are_the_engines_own() {
+    let folder = std::env::var_os("LAVA_MODELS")
+        .expect("LAVA_MODELS is not set: run `cargo xtask test`, which fetches the models");
+    let model = PathBuf::from(folder).join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let loaded = load(&model, RowDtypeName::F16);
+    let mut client = crate::worker::start(loaded.clone()).await;
+    let prompt = prompt(700, 49_152);
+    let policy = "lava".parse().unwrap();
+    let received = shipped(&mut client, &loaded, &prompt, "lava", 128).await;
+    let rows: usize = received
+        .tables
+        .iter()
+        .map(|table| table.positions.len())
+        .sum();
+    assert!(rows <= 30 * 3 * 128 && rows > 30 * 3 * 128 - 30, "{rows}");
+    assert_eq!(received.frames, 30, "one frame per layer");
+    assert!(received.tables == expected(&loaded, &prompt, policy, 128));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_policy_budget_and_dtype_ships_the_engines_rows() {
+    let toy = ToyModel::new(Architecture::Qwen3);
+    let folder = tempfile::tempdir().unwrap();
+    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
+    for dtype in [RowDtypeName::F16, RowDtypeName::Bf16, RowDtypeName::F32] {
+        let loaded = load(Path::new(folder.path()), dtype);
+        let mut client = crate::worker::start(loaded.clone()).await;
+        for (policy, budget) in [
+            ("lava", 48),
+            ("lava-paper", 40),
+            ("lava-code", 64),
+            ("full", 1),
+            ("lava", 500),
+        ] {
+            for len in [20, 130, 203] {
+                let prompt = prompt(len, toy.vocab as u32);
+                let received = shipped(&mut client, &loaded, &prompt, policy, budget).await;
+                let expected = expected(&loaded, &prompt, policy.parse().unwrap(), budget as usize);
+                assert!(
+                    received.tables == expected,
+                    "{dtype:?} {policy} {budget} {len}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_were_placed_wrong_are_refused_before_any_compute() {
+    let toy = ToyModel::new(Architecture::Llama);
+    let folder = tempfile::tempdir().unwrap();
+    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
+    let loaded = load(folder.path(), RowDtypeName::F16);
+    let mut client = crate::worker::start(loaded.clone()).await;
+    let prompt = prompt(50, toy.vocab as u32);
+    let good = request(&loaded, &prompt, "lava", 64, "127.0.0.1:1".into());
+    let attempt = good.attempt.clone().unwrap();
+
+    let mut other_model = good.clone();
+    other_model.attempt = Some(lava_proto::worker::Attempt {
+        fingerprint: vec![0; 16].into(),
+        ..attempt.clone()
+    });
+    let mut other_prompt = good.clone();
+    other_prompt.prompt[3] ^= 1;
+    let mut no_ticket = good.clone();
+    no_ticket.ticket = Default::default();
+    let mut no_address = good.clone();
+    no_address.link_address = "no address".into();
+    let mut late = good.clone();
+    late.attempt = Some(lava_proto::worker::Attempt {
+        deadline_ms: 0,
+        ..attempt
+    });
+    for (request, code, text) in [
+        (other_model, Code::Aborted, "placed for another model"),
+        (other_prompt, Code::InvalidArgument, "another digest"),
+        (no_ticket, Code::InvalidArgument, "ticket is 0 bytes"),
+        (no_address, Code::Aborted, "\"no address\""),
+        (late, Code::DeadlineExceeded, "in the prefill queue"),
+        (good, Code::Aborted, "the link to the decode worker broke"),
+    ] {
+        let status = run(&mut client, request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(text), "{status}");
+    }
+}

@@ -1,0 +1,94 @@
+//! Starting a worker and asking it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lava_engine::ModelFiles;
+use lava_node::{Health, Metrics, Shutdown};
+use lava_prefill_worker::{PrefillSection, PrefillWorker};
+use lava_proto::v1::Sampling;
+use lava_proto::worker::prefill_client::PrefillClient;
+use lava_proto::worker::prefill_event::Event;
+use lava_proto::worker::{Attempt, FirstToken, PrefillDone, PrefillRequest};
+use lava_worker::{Loaded, ModelSection, RowDtypeName};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::transport::Channel;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) fn load(path: &Path, row_dtype: RowDtypeName) -> Arc<Loaded> {
+    let section = ModelSection {
+        row_dtype,
+        ..Default::default()
+    };
+    let files = ModelFiles::find(path.to_str().unwrap(), false).unwrap();
+    Loaded::load(&section, "model".into(), &files, &mut |_, _| {}).unwrap()
+}
+
+pub(crate) async fn start(loaded: Arc<Loaded>) -> PrefillClient<Channel> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let worker = PrefillWorker::new(PrefillSection::default(), loaded, &mut Metrics::new());
+    tokio::spawn(worker.serve(
+        listener,
+        "prefill-test".into(),
+        Health::new(),
+        Shutdown::new(),
+    ));
+    PrefillClient::connect(format!("http://{address}"))
+        .await
+        .unwrap()
+}
+
+/// A greedy attempt for `prompt`.
+pub(crate) fn request(
+    loaded: &Loaded,
+    prompt: &[u32],
+    policy: &str,
+    budget: u32,
+    link_address: String,
+) -> PrefillRequest {
+    let attempt = Attempt {
+        request_id: "test".into(),
+        number: 0,
+        fingerprint: loaded.fingerprint.to_vec().into(),
+        prompt_digest: lava_proto::prompt_digest(prompt).to_vec().into(),
+        tokens: prompt.len() as u32,
+        policy: policy.into(),
+        budget,
+        sampling: Some(Sampling::default()),
+        max_tokens: 4,
+        deadline_ms: PATIENCE.as_millis() as u64,
+        ..Default::default()
+    };
+    PrefillRequest {
+        attempt: Some(attempt),
+        prompt: prompt.to_vec(),
+        ticket: vec![9; 16].into(),
+        link_address,
+    }
+}
+
+/// Both events of a good prefill.
+pub(crate) async fn run(
+    client: &mut PrefillClient<Channel>,
+    request: PrefillRequest,
+) -> Result<(FirstToken, PrefillDone), Status> {
+    let mut events = client.run(request).await?.into_inner();
+    let mut next = async || -> Result<Event, Status> {
+        let event = timeout(PATIENCE, events.message())
+            .await
+            .expect("an event or an end")?;
+        Ok(event.and_then(|event| event.event).expect("an event"))
+    };
+    let Event::FirstToken(first) = next().await? else {
+        panic!("the first event is the first token");
+    };
+    let Event::Done(done) = next().await? else {
+        panic!("the second event is the end");
+    };
+    Ok((first, done))
+}
