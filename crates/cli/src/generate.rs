@@ -137,7 +137,7 @@ fn request<'a>(options: &Generate, model: &Model, tokens: &'a [u32]) -> PrefillR
             ..Config::default()
         },
         budget: options.budget,
-        appended_max: (options.max_tokens as usize - 1).min(room),
+        appended_max: (options.max_tokens as usize).min(room).saturating_sub(1),
     }
 }
 

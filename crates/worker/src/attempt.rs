@@ -58,11 +58,11 @@ impl Attempt {
         }
         let (tokens, max_tokens) = (message.tokens as usize, message.max_tokens as usize);
         let positions = loaded.model.config().positions_max();
-        if tokens == 0 || max_tokens == 0 || tokens + max_tokens > positions + 1 {
+        if tokens == 0 || max_tokens == 0 || tokens + max_tokens > positions {
             return Err(Refusal::Field {
                 field: "attempt.tokens and attempt.max_tokens",
                 found: format!("{tokens} and {max_tokens}"),
-                expected: format!("both at least 1, together at most {}", positions + 1),
+                expected: format!("both at least 1, together at most {positions}"),
             });
         }
         let policy = message.policy.parse().map_err(|error| Refusal::Field {

@@ -1,7 +1,9 @@
 //! Each bad input has its own status and text, and leaves nothing behind.
 
+use std::path::{Path, PathBuf};
+
 use lava_proto::v1;
-use lava_test_support::{Architecture, ToyModel};
+use lava_test_support::{Architecture, HfDtype, ToyModel};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -150,24 +152,50 @@ async fn requests_are_refused_by_field_value_and_expectation() {
         &["role"],
     );
 
-    // More than fits is what fits.
-    let huge = v1::GenerateRequest {
-        max_tokens: Some(u32::MAX),
-        ..tokens("model", vec![7; 8188], 1, 64)
+    cluster.idle();
+}
+
+fn toy(folder: &Path, seed: u64) -> PathBuf {
+    let toy = ToyModel {
+        seed,
+        ..ToyModel::new(Architecture::Llama)
     };
-    let answer = ask(
-        &mut client,
-        v1::GenerateRequest {
-            ignore_end_of_text: true,
-            ..huge
-        },
-    )
-    .await
-    .unwrap();
+    let path = folder.join(format!("toy-{seed}"));
+    std::fs::create_dir(&path).unwrap();
+    toy.write_hf(&path, HfDtype::F32, 1).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn more_tokens_than_the_context_holds_are_as_many_as_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = toy(folder.path(), 1);
+    let cluster = Cluster::one_process(&model, &["model.name=\"model\""]);
+    let mut client = cluster.client().await;
+    let listed = client.get_model(v1::GetModelRequest {
+        model: "model".into(),
+    });
+    let context = listed.await.unwrap().into_inner().context_tokens;
+    let request = v1::GenerateRequest {
+        max_tokens: Some(u32::MAX),
+        ignore_end_of_text: true,
+        ..tokens("model", vec![7; context as usize - 5], 1, 64)
+    };
+    let answer = ask(&mut client, request).await.unwrap();
     let finish = answer.finish.as_ref().unwrap();
     assert_eq!(
         (finish.reason(), answer.tokens.len()),
         (v1::FinishReason::Context, 5)
+    );
+    let full = ask(
+        &mut client,
+        tokens("model", vec![7; context as usize], 1, 64),
+    )
+    .await;
+    check(
+        full,
+        Code::InvalidArgument,
+        &["prompt", &context.to_string()],
     );
     cluster.idle();
 }
@@ -175,17 +203,7 @@ async fn requests_are_refused_by_field_value_and_expectation() {
 #[tokio::test]
 async fn workers_of_different_models_are_never_paired() {
     let folder = tempfile::tempdir().unwrap();
-    let [a, b] = [1, 2].map(|seed| {
-        let toy = ToyModel {
-            seed,
-            ..ToyModel::new(Architecture::Llama)
-        };
-        let path = folder.path().join(format!("{seed}"));
-        std::fs::create_dir(&path).unwrap();
-        toy.write_hf(&path, lava_test_support::HfDtype::F32, 1)
-            .unwrap();
-        path
-    });
+    let (a, b) = (toy(folder.path(), 1), toy(folder.path(), 2));
     let cluster = Cluster::of_models(&a, &b);
     let mut client = loop {
         // The coordinator is never ready, but it answers.

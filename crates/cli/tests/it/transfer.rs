@@ -65,7 +65,8 @@ fn assert_same(answer: &Answer, alone: &serde_json::Value) {
     assert_eq!(answer.tokens.len(), expected.len());
 }
 
-#[tokio::test]
+// Runs processes to their end in between, so the client's connection needs a thread of its own.
+#[tokio::test(flavor = "multi_thread")]
 async fn three_processes_answer_as_one_does_at_the_size_of_the_budget() {
     let cluster = Cluster::three_processes(&model(SMOLLM2)).ready();
     let mut client = cluster.client().await;
