@@ -15,7 +15,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Gauges that are 0 when nothing is held.
-const HELD: [&str; 10] = [
+const HELD: [&str; 11] = [
     "lava_coordinator_flights",
     "lava_coordinator_flights_stuck",
     "lava_prefill_queue",
@@ -26,6 +26,7 @@ const HELD: [&str; 10] = [
     "lava_decode_tickets",
     "lava_decode_transfers",
     "lava_decode_pages_reserved",
+    "lava_decode_cache_bytes_reserved",
 ];
 
 /// One process; it is killed when dropped.
