@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lava::Policy;
 use lava_cluster::Registry;
-use lava_node::{ConfigError, HttpConfig, TelemetryConfig};
+use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config};
 use serde::Deserialize;
 
 /// Most stop strings, and most bytes of one, that the matcher of crates/text takes.
@@ -255,30 +255,32 @@ impl Config {
             workers,
             ..
         } = &self;
-        for (key, value) in [
-            ("listen.keep_alive_ms", self.listen.keep_alive_ms),
-            ("limits.flights_max", limits.flights_max.into()),
-            ("limits.choices_max", limits.choices_max.into()),
-            ("limits.message_bytes_max", limits.message_bytes_max as u64),
+        config::at_least(&[
+            ("listen.keep_alive_ms", self.listen.keep_alive_ms, 1),
+            ("limits.flights_max", limits.flights_max.into(), 1),
+            ("limits.choices_max", limits.choices_max.into(), 1),
+            (
+                "limits.message_bytes_max",
+                limits.message_bytes_max as u64,
+                1,
+            ),
             (
                 "limits.max_tokens_default",
                 limits.max_tokens_default.into(),
+                1,
             ),
-            ("limits.deadline_default_ms", limits.deadline_default_ms),
+            ("limits.deadline_default_ms", limits.deadline_default_ms, 1),
             (
                 "limits.answer_messages_max",
                 limits.answer_messages_max as u64,
+                1,
             ),
-            ("workers.probe_interval_ms", workers.probe_interval_ms),
-            ("workers.probe_timeout_ms", workers.probe_timeout_ms),
-            ("workers.connect_timeout_ms", workers.connect_timeout_ms),
-            ("workers.keep_alive_ms", workers.keep_alive_ms),
-            ("retry.attempts_max", self.retry.attempts_max.into()),
-        ] {
-            if value == 0 {
-                return Err(contradiction(key, &0, &"at least 1"));
-            }
-        }
+            ("workers.probe_interval_ms", workers.probe_interval_ms, 1),
+            ("workers.probe_timeout_ms", workers.probe_timeout_ms, 1),
+            ("workers.connect_timeout_ms", workers.connect_timeout_ms, 1),
+            ("workers.keep_alive_ms", workers.keep_alive_ms, 1),
+            ("retry.attempts_max", self.retry.attempts_max.into(), 1),
+        ])?;
         for (key, value, max, whose) in [
             (
                 "limits.choices_max",

@@ -8,6 +8,8 @@
 // In reading order.
 mod config;
 
+mod process;
+
 mod run;
 
 mod service;
@@ -45,4 +47,5 @@ pub use config::{
     WorkersConfig,
 };
 pub use metrics::CoordinatorMetrics;
+pub use process::process;
 pub use run::run;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lava_engine::PageShape;
-use lava_node::{ConfigError, HttpConfig, TelemetryConfig};
+use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config};
 use lava_worker::{ListenSection, ModelSection};
 use serde::Deserialize;
 
@@ -63,26 +63,18 @@ impl DecodeSection {
     /// # Errors
     /// A bound is too small to work with.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let bounds = [
-            ("decode.cache_bytes", self.cache_bytes, 1),
-            ("decode.slots_max", self.slots_max, 1),
-            ("decode.batch_max", self.batch_max, 1),
-            ("decode.output_max", self.output_max, ROOM_MIN),
-            ("decode.stall_timeout_ms", self.stall_timeout_ms as usize, 1),
+        config::at_least(&[
+            ("decode.cache_bytes", self.cache_bytes as u64, 1),
+            ("decode.slots_max", self.slots_max as u64, 1),
+            ("decode.batch_max", self.batch_max as u64, 1),
+            ("decode.output_max", self.output_max as u64, ROOM_MIN as u64),
+            ("decode.stall_timeout_ms", self.stall_timeout_ms, 1),
             (
                 "decode.frames_in_flight_max",
-                self.frames_in_flight_max as usize,
+                self.frames_in_flight_max.into(),
                 1,
             ),
-        ];
-        match bounds.into_iter().find(|(_, bound, least)| bound < least) {
-            None => Ok(()),
-            Some((key, bound, least)) => Err(ConfigError::Contradiction {
-                key: key.into(),
-                found: bound.to_string(),
-                expected: format!("at least {least}"),
-            }),
-        }
+        ])
     }
 
     pub(crate) fn pages(&self, shape: PageShape) -> usize {

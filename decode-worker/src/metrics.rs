@@ -1,15 +1,12 @@
 //! Everything a decode worker counts. Names begin with `lava_decode_`.
 
-use std::fmt;
-
 use lava_engine::PagePool;
 use lava_node::Metrics;
-use lava_worker::Stage;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use lava_worker::{PoolSeries, Stage};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
 /// Handles to the registered series; cloning shares them.
@@ -119,41 +116,11 @@ impl Counters {
         r.register("steps", "Steps of the batch", all.steps.clone());
         r.register("step_seconds", "Time of a step", all.step_seconds.clone());
         r.register("batch_sequences", "Sequences of a step", all.batch.clone());
-        r.register_collector(Box::new(Pages(pool)));
+        r.register_collector(Box::new(PoolSeries::new(pool)));
         // Every stage is listed from the start.
         for stage in [Stage::Reserved, Stage::Transfer, Stage::Decode] {
             all.cancelled_in(stage);
         }
         all
-    }
-}
-
-/// The pool's own numbers, read when they are asked for.
-#[derive(Debug)]
-struct Pages(PagePool);
-
-impl Collector for Pages {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let reserved = self.0.pages_reserved();
-        let series = [
-            ("pages_reserved", "Cache pages set aside", reserved),
-            ("pages_total", "Cache pages of the pool", self.0.pages()),
-            (
-                "cache_bytes_reserved",
-                "Bytes of cache pages set aside",
-                reserved * self.0.shape().bytes(),
-            ),
-        ];
-        for (name, help, value) in series {
-            let gauge = ConstGauge::new(value as i64);
-            let metric = encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                prometheus_client::metrics::MetricType::Gauge,
-            )?;
-            gauge.encode(metric)?;
-        }
-        Ok(())
     }
 }

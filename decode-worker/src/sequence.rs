@@ -65,6 +65,7 @@ impl Sequence {
             first_token,
             sealed,
         } = live;
+        tracing::debug!(parent: &slot.span, rows = slot.cache.rows(), "cache whole");
         Self {
             sampler: slot.sampler.resume(&[first_token]),
             attempt: slot.attempt,

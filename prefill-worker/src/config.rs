@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lava_engine::PageShape;
-use lava_node::{ConfigError, HttpConfig, TelemetryConfig};
+use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config};
 use lava_worker::{ListenSection, ModelSection};
 use serde::Deserialize;
 
@@ -58,24 +58,17 @@ impl PrefillSection {
     /// # Errors
     /// A bound is 0.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let bounds = [
-            ("prefill.queue_max", self.queue_max),
-            ("prefill.queue_tokens_max", self.queue_tokens_max),
-            ("prefill.frames_queued_max", self.frames_queued_max),
-            ("prefill.cache_bytes", self.cache_bytes),
+        config::at_least(&[
+            ("prefill.queue_max", self.queue_max as u64, 1),
+            ("prefill.queue_tokens_max", self.queue_tokens_max as u64, 1),
             (
-                "prefill.connect_timeout_ms",
-                self.connect_timeout_ms as usize,
+                "prefill.frames_queued_max",
+                self.frames_queued_max as u64,
+                1,
             ),
-        ];
-        match bounds.into_iter().find(|(_, bound)| *bound == 0) {
-            None => Ok(()),
-            Some((key, _)) => Err(ConfigError::Contradiction {
-                key: key.into(),
-                found: "0".into(),
-                expected: "at least 1".into(),
-            }),
-        }
+            ("prefill.cache_bytes", self.cache_bytes as u64, 1),
+            ("prefill.connect_timeout_ms", self.connect_timeout_ms, 1),
+        ])
     }
 
     pub(crate) fn pages(&self, shape: PageShape) -> usize {

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::AtomicU64;
 
+use lava_engine::PagePool;
 use lava_node::Metrics;
-use lava_worker::Stage;
+use lava_worker::{PoolSeries, Stage};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,8 +18,6 @@ pub(crate) struct Counters {
     pub(crate) queue: Gauge,
     /// Their prompt tokens.
     pub(crate) queue_tokens: Gauge,
-    /// Bytes of pages of the prompt that runs.
-    pub(crate) cache_bytes: Gauge,
     /// Transfers that have no receipt yet.
     pub(crate) transfers: Gauge,
     pub(crate) completed: Counter,
@@ -51,12 +50,11 @@ impl Counters {
         self.cancelled.get_or_create_owned(&StageLabel { stage })
     }
 
-    pub(crate) fn register(metrics: &mut Metrics) -> Self {
+    pub(crate) fn register(metrics: &mut Metrics, pool: PagePool) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 20));
         let all = Self {
             queue: Gauge::default(),
             queue_tokens: Gauge::default(),
-            cache_bytes: Gauge::default(),
             transfers: Gauge::default(),
             completed: Counter::default(),
             cancelled: Family::default(),
@@ -77,11 +75,7 @@ impl Counters {
             "Prompt tokens of requests that wait or run",
             all.queue_tokens.clone(),
         );
-        r.register(
-            "cache_bytes",
-            "Bytes of cache pages held by the prompt that runs",
-            all.cache_bytes.clone(),
-        );
+        r.register_collector(Box::new(PoolSeries::new(pool)));
         r.register(
             "transfers",
             "Transfers without a receipt yet",

@@ -23,16 +23,20 @@ use crate::service::Service;
 pub struct PrefillWorker {
     section: PrefillSection,
     loaded: Arc<Loaded>,
+    pool: PagePool,
     counters: Counters,
 }
 
 impl PrefillWorker {
     /// A worker for a loaded model. Its series are registered in `metrics`.
     pub fn new(section: PrefillSection, loaded: Arc<Loaded>, metrics: &mut Metrics) -> Self {
-        let counters = Counters::register(metrics);
+        let shape = loaded.page_shape();
+        let pool = PagePool::new(shape, section.pages(shape));
+        let counters = Counters::register(metrics, pool.clone());
         Self {
             section,
             loaded,
+            pool,
             counters,
         }
     }
@@ -50,10 +54,9 @@ impl PrefillWorker {
     ) -> Result<()> {
         let queue = Queue::new(&self.section, self.counters.clone());
         let (jobs, receiver) = mpsc::channel(self.section.queue_max);
-        let shape = self.loaded.page_shape();
         let runner = Runner {
             loaded: Arc::clone(&self.loaded),
-            pool: PagePool::new(shape, self.section.pages(shape)),
+            pool: self.pool,
             section: self.section.clone(),
             counters: self.counters.clone(),
             runtime: Handle::current(),

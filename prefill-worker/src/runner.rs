@@ -59,8 +59,6 @@ impl Runner {
         let mut failed = None;
         let mut after_layer = |done: LayerDone<'_>| {
             layer_end = Instant::now();
-            let bytes = done.cache.pages() * self.pool.shape().bytes();
-            self.counters.cache_bytes.set(bytes as i64);
             failed = ended(&job, Stage::Prefill);
             let shipped = shipment
                 .as_mut()
@@ -75,7 +73,6 @@ impl Runner {
             .loaded
             .model
             .prefill(&request, &self.pool, &mut after_layer);
-        self.counters.cache_bytes.set(0);
         let prefilled = match (result, failed) {
             (Ok(prefilled), _) => prefilled,
             (Err(_), Some(refusal)) => return Err(refusal),
@@ -174,6 +171,11 @@ impl Runner {
                     counters.full_bytes.inc_by(stats.full_bytes);
                     counters.shipped_bytes.inc_by(stats.shipped_bytes);
                     counters.completed.inc();
+                    tracing::debug!(
+                        rows = stats.rows_kept,
+                        bytes = stats.shipped_bytes,
+                        "cache received"
+                    );
                     stats.receipt_ms = milliseconds(wait);
                     stats.transfer_ms = sealed
                         .began

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use lava_engine::{LayerDone, RaggedCache};
+use lava_engine::LayerDone;
 use lava_kv::{Header, Outbound, Receipt, RowSource};
 use lava_node::Held;
 use lava_transfer::{Link, PAYLOAD_BYTES_MAX, Part, Sent, ShipError, ship};
@@ -156,12 +156,6 @@ struct Rows<'a> {
     kv_heads: usize,
 }
 
-impl Rows<'_> {
-    fn cache(&self) -> &RaggedCache {
-        self.done.cache
-    }
-}
-
 impl RowSource for Rows<'_> {
     fn position(&self, table: usize, row: usize) -> u32 {
         let order = self
@@ -173,6 +167,6 @@ impl RowSource for Rows<'_> {
 
     fn copy_rows(&self, table: usize, rows: Range<usize>, out: &mut Vec<u8>) {
         let (layer, head) = (table / self.kv_heads, table % self.kv_heads);
-        self.cache().copy_rows(layer, head, rows, out);
+        self.done.cache.copy_rows(layer, head, rows, out);
     }
 }

@@ -164,6 +164,21 @@ fn path_below(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<Strin
     }
 }
 
+/// Checks lower bounds: key, value, least.
+///
+/// # Errors
+/// The operator wrote a smaller value; the first such key is named.
+pub fn at_least(bounds: &[(&str, u64, u64)]) -> Result<(), ConfigError> {
+    match bounds.iter().find(|(_, value, least)| value < least) {
+        None => Ok(()),
+        Some((key, value, least)) => Err(ConfigError::Contradiction {
+            key: (*key).to_owned(),
+            found: value.to_string(),
+            expected: format!("at least {least}"),
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

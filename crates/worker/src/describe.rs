@@ -62,7 +62,7 @@ impl Worker for Describe {
         &self,
         _request: Request<GetTextFilesRequest>,
     ) -> Result<Response<TextFiles>, Status> {
-        let content = self.loaded.text().to_vec().into();
+        let content = self.loaded.text();
         Ok(Response::new(TextFiles { content }))
     }
 }

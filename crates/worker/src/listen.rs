@@ -23,12 +23,9 @@ impl Default for ListenSection {
     }
 }
 
-/// `host:port` that other processes reach this worker by.
-pub type Address = String;
-
 impl ListenSection {
-    /// What others are told, once the socket has its port. A port 0 in `advertise` stands for it.
-    pub fn advertised(&self, bound: SocketAddr) -> Address {
+    /// `host:port` that others are told, once the socket has its port. A port 0 in `advertise` stands for it.
+    pub fn advertised(&self, bound: SocketAddr) -> String {
         match &self.advertise {
             None => bound.to_string(),
             Some(address) => match address.strip_suffix(":0") {

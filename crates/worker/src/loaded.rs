@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lava_engine::{LoadError, Model, ModelFiles, PageShape, RowDtype};
 use lava_gguf::{Gguf, GgufError};
 use lava_kv::{CacheShape, WIRE_VERSION};
@@ -25,7 +26,8 @@ pub struct Loaded {
     pub fingerprint: [u8; 16],
     /// Ids that end an answer.
     pub end_of_text: Vec<u32>,
-    text: Vec<u8>,
+    text: Bytes,
+    text_digest: [u8; 16],
 }
 
 /// A model that cannot be served.
@@ -61,19 +63,21 @@ impl Loaded {
         let model = Model::load(files, section.weights.into(), progress)?;
         let row_dtype = section.row_dtype.into();
         let fingerprint = model.fingerprint(row_dtype)?;
+        let text = Bytes::from(text.to_bytes());
         Ok(Arc::new(Self {
             name,
             model,
             row_dtype,
             fingerprint,
             end_of_text,
-            text: text.to_bytes(),
+            text_digest: lava_proto::content_digest(&text),
+            text,
         }))
     }
 
     /// Tokenizer and chat template, as `lava_text::TextFiles` writes them.
-    pub fn text(&self) -> &[u8] {
-        &self.text
+    pub fn text(&self) -> Bytes {
+        self.text.clone()
     }
 
     /// Shape of the cache's pages.
@@ -111,7 +115,7 @@ impl Loaded {
             vocabulary: config.vocabulary as u32,
             row_dtype: dtype_to_wire(self.row_dtype).into(),
             end_of_text: self.end_of_text.clone(),
-            text_digest: lava_proto::content_digest(&self.text).to_vec().into(),
+            text_digest: self.text_digest.to_vec().into(),
             wire_version: WIRE_VERSION,
         }
     }

@@ -15,12 +15,13 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Gauges that are 0 when nothing is held.
-const HELD: [&str; 11] = [
+const HELD: [&str; 12] = [
     "lava_coordinator_flights",
     "lava_coordinator_flights_stuck",
     "lava_prefill_queue",
     "lava_prefill_queue_tokens",
-    "lava_prefill_cache_bytes",
+    "lava_prefill_pages_reserved",
+    "lava_prefill_cache_bytes_reserved",
     "lava_prefill_transfers",
     "lava_decode_slots",
     "lava_decode_tickets",
@@ -50,6 +51,10 @@ impl Process {
         let child = Command::new(env!("CARGO_BIN_EXE_lava"))
             .args(arguments)
             .args(["--set", "telemetry.format=json"])
+            .args([
+                "--set",
+                "telemetry.level=debug,h2=info,hyper=info,tower=info",
+            ])
             .args(["--set", &format!("http.listen=\"{http}\"")])
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())

@@ -113,6 +113,19 @@ async fn three_processes_answer_as_one_does_at_the_size_of_the_budget() {
         (t.shipped_bytes + whole.transfer().shipped_bytes) as f64
     );
 
+    // One id follows a request through all processes.
+    let mut named = tonic::Request::new(text("model", "Hello", 3, 128));
+    named
+        .metadata_mut()
+        .insert("x-request-id", "follow-me".parse().unwrap());
+    let mut stream = client.generate(named).await.unwrap().into_inner();
+    while crate::asking::next(&mut stream).await.unwrap().is_some() {}
+    cluster.idle();
+    for process in &cluster.processes {
+        let log = process.log();
+        assert!(log.contains("\"request\":\"follow-me\""), "{log}");
+    }
+
     // The hand-off, after connections and caches are warm. Whatever else the machine does only adds to
     // it, so the best of a few rounds counts.
     let mut medians = Vec::new();
