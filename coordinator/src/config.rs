@@ -5,13 +5,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lava::Policy;
-use lava_cluster::Registry;
-use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config};
+use lava_cluster::{ClusterMetrics, EtcdConfig, Registry};
+use lava_node::{Backoff, ConfigError, HttpConfig, Metrics, TelemetryConfig, config};
 use serde::Deserialize;
+
+use crate::flight::Retry;
 
 /// Most stop strings, and most bytes of one, that the matcher of crates/text takes.
 const STOP_STRINGS_MAX: usize = 16;
 const STOP_STRING_BYTES_MAX: usize = 1024;
+
+/// Longest pause before a retry.
+const PAUSE_MOST: Duration = Duration::from_secs(1);
 
 /// The configuration as it is written; [`Config::into_plan`] checks it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -27,6 +32,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What a request gets that does not say.
     pub defaults: DefaultsConfig,
+    /// Where workers are found.
+    pub etcd: EtcdConfig,
     /// How workers are found and watched.
     pub workers: WorkersConfig,
     /// What is done about faults.
@@ -101,6 +108,16 @@ pub struct WorkersConfig {
 pub struct RetryConfig {
     /// Most attempts of one answer, the first one included.
     pub attempts_max: u32,
+    /// Longest pause before the first retry; it doubles with each, up to a second. Milliseconds.
+    pub pause_ms: u64,
+    /// Retries that 100 requests add to those in store, which are at most `limits.flights_max`.
+    pub percent: u32,
+    /// Time that an accepted request looks for workers after a fault, milliseconds.
+    pub place_wait_ms: u64,
+    /// Time for a decode worker's reservation, milliseconds.
+    pub reserve_ms: u64,
+    /// Time between two signs of life of an answer once its first token has come, milliseconds.
+    pub silence_ms: u64,
 }
 
 /// How the process ends.
@@ -159,7 +176,14 @@ impl Default for WorkersConfig {
 
 impl Default for RetryConfig {
     fn default() -> RetryConfig {
-        RetryConfig { attempts_max: 3 }
+        RetryConfig {
+            attempts_max: 3,
+            pause_ms: 20,
+            percent: 20,
+            place_wait_ms: 5000,
+            reserve_ms: 5000,
+            silence_ms: 30_000,
+        }
     }
 }
 
@@ -178,7 +202,9 @@ pub struct Plan {
     pub(crate) deadlines: Deadlines,
     pub(crate) defaults: Defaults,
     pub(crate) workers: Workers,
-    pub(crate) attempts_max: u32,
+    pub(crate) retry: Retry,
+    /// Retries that 100 requests add to those in store.
+    pub(crate) retry_percent: u32,
     pub(crate) drain_timeout: Duration,
 }
 
@@ -219,16 +245,27 @@ pub(crate) struct Workers {
 }
 
 impl Config {
-    /// The registry of a coordinator that is a process of its own.
+    /// The registry of a coordinator that is a process of its own. The series of one in etcd are registered
+    /// in `metrics`.
     ///
     /// # Errors
-    /// The operator gave no address of a worker, or one that is not host:port.
-    pub fn registry(&self) -> Result<Registry, ConfigError> {
+    /// The operator gave neither etcd nor the address of a worker, or both, or one that cannot be.
+    pub fn registry(&self, metrics: &mut Metrics) -> Result<Registry, ConfigError> {
         let addresses = &self.workers.addresses;
         let key = "workers.addresses";
-        if addresses.is_empty() {
-            let expected = "host:port of at least one worker";
-            return Err(contradiction(key, &"empty", &expected));
+        match (self.etcd.clone().into_plan()?, addresses.is_empty()) {
+            (Some(plan), true) => {
+                return Ok(Registry::etcd(plan, ClusterMetrics::register(metrics)));
+            }
+            (Some(_), false) => {
+                let expected = "nothing beside `etcd.endpoints`";
+                return Err(contradiction(key, &"given", &expected));
+            }
+            (None, true) => {
+                let expected = "host:port of at least one worker, or `etcd.endpoints`";
+                return Err(contradiction(key, &"empty", &expected));
+            }
+            (None, false) => {}
         }
         let is_address = |address: &str| match address.rsplit_once(':') {
             Some((host, port)) => {
@@ -253,6 +290,7 @@ impl Config {
             limits,
             defaults,
             workers,
+            retry,
             ..
         } = &self;
         config::at_least(&[
@@ -279,7 +317,10 @@ impl Config {
             ("workers.probe_timeout_ms", workers.probe_timeout_ms, 1),
             ("workers.connect_timeout_ms", workers.connect_timeout_ms, 1),
             ("workers.keep_alive_ms", workers.keep_alive_ms, 1),
-            ("retry.attempts_max", self.retry.attempts_max.into(), 1),
+            ("retry.attempts_max", retry.attempts_max.into(), 1),
+            ("retry.pause_ms", retry.pause_ms, 1),
+            ("retry.reserve_ms", retry.reserve_ms, 1),
+            ("retry.silence_ms", retry.silence_ms, 1),
         ])?;
         for (key, value, max, whose) in [
             (
@@ -356,7 +397,17 @@ impl Config {
                 keep_alive: ms(workers.keep_alive_ms),
                 calls_max: limits.flights_max,
             },
-            attempts_max: self.retry.attempts_max,
+            retry: Retry {
+                attempts_max: retry.attempts_max,
+                pause: Backoff {
+                    first: ms(retry.pause_ms),
+                    most: ms(retry.pause_ms).max(PAUSE_MOST),
+                },
+                place_wait_max: ms(retry.place_wait_ms),
+                reserve_max: ms(retry.reserve_ms),
+                silence_max: ms(retry.silence_ms),
+            },
+            retry_percent: retry.percent,
             drain_timeout: ms(self.drain.timeout_ms),
         })
     }
@@ -415,11 +466,20 @@ mod tests {
             "answer_messages_max",
             "policy",
             "budget",
+            "endpoints",
+            "prefix",
+            "lease_ttl_ms",
+            "request_timeout_ms",
             "addresses",
             "probe_interval_ms",
             "probe_timeout_ms",
             "connect_timeout_ms",
             "attempts_max",
+            "pause_ms",
+            "percent",
+            "place_wait_ms",
+            "reserve_ms",
+            "silence_ms",
             "timeout_ms",
         ] {
             let stated = text
@@ -487,17 +547,22 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_its_own_needs_addresses() {
-        let refused = |overrides: &[&str]| with(overrides).registry().unwrap_err().to_string();
-        expect!["`workers.addresses` is empty, expected host:port of at least one worker"]
+    fn a_process_of_its_own_needs_addresses_or_etcd() {
+        let registry = |overrides: &[&str]| with(overrides).registry(&mut Metrics::new());
+        let refused = |overrides: &[&str]| registry(overrides).unwrap_err().to_string();
+        expect!["`workers.addresses` is empty, expected host:port of at least one worker, or `etcd.endpoints`"]
             .assert_eq(&refused(&[]));
+        expect!["`workers.addresses` is given, expected nothing beside `etcd.endpoints`"]
+            .assert_eq(&refused(&[
+                "workers.addresses=['b:1']",
+                "etcd.endpoints=['a:1']",
+            ]));
+        registry(&["etcd.endpoints=['a:1']"]).unwrap();
         expect![[r#"`workers.addresses` is "http://a:1", expected host:port"#]]
             .assert_eq(&refused(&["workers.addresses=['b:1', 'http://a:1']"]));
         for bad in ["a", "a:", ":1", "a:70000", "::1:80"] {
             refused(&[&format!("workers.addresses=['{bad}']")]);
         }
-        with(&["workers.addresses=['a:1', '[::1]:2', '10.0.0.1:3']"])
-            .registry()
-            .unwrap();
+        registry(&["workers.addresses=['a:1', '[::1]:2', '10.0.0.1:3']"]).unwrap();
     }
 }

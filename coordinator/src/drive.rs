@@ -21,15 +21,17 @@ use tonic::{Response, Status, Streaming};
 use crate::answer::Answer;
 use crate::convert::Order;
 use crate::flight::{
-    Action, Answered, DecodeEvent, Event, Flight, FlightError, Plan, PrefillEvent, Ticket,
+    Action, Answered, Before, DecodeEvent, Event, Flight, FlightError, Plan, PrefillEvent, Retry,
+    Ticket,
 };
 use crate::ledger::Claim;
 use crate::metrics::CoordinatorMetrics;
 use crate::placement::{Needs, Placement};
 use crate::request_id::RequestId;
+use crate::retry_budget::RetryBudget;
 use crate::roster::{Peers, Roster};
 use crate::snapshot::Role;
-use crate::status::WorkerFailure;
+use crate::status::{FailureKind, WorkerFailure};
 use crate::wire::{self, AttemptParts};
 
 /// How long the end of an answer waits for the prefill's statistics: a message that is already on its
@@ -43,7 +45,10 @@ pub(crate) struct Request {
     pub(crate) order: Arc<Order>,
     pub(crate) began: Instant,
     pub(crate) deadline: Instant,
-    pub(crate) attempts_max: u32,
+    pub(crate) retry: Retry,
+    pub(crate) retry_budget: RetryBudget,
+    /// Spreads the pauses between attempts.
+    pub(crate) seed: u64,
     pub(crate) roster: Roster,
     pub(crate) metrics: CoordinatorMetrics,
     /// Cancelled when the drain's time is up.
@@ -62,7 +67,8 @@ pub(crate) async fn drive(
 ) -> Result<(), FlightError> {
     let order = &request.order;
     let (flight, mut actions) = Flight::new(Plan {
-        attempts_max: request.attempts_max,
+        retry: request.retry,
+        seed: request.seed.wrapping_add(choice.into()),
         max_tokens: order.size.max_tokens,
         capped: order.capped,
         end_of_text: Arc::clone(&order.end_of_text),
@@ -74,6 +80,8 @@ pub(crate) async fn drive(
         answer,
         attempt: None,
         stats_late: None,
+        pause: None,
+        heard: Instant::now(),
         pending: VecDeque::new(),
         has_begun: false,
         unsent: None,
@@ -90,6 +98,9 @@ pub(crate) async fn drive(
             Some(event) => event,
             None => driver.event().await,
         };
+        if event.is_news() {
+            driver.heard = Instant::now();
+        }
         let recomputes = driver.flight.recomputes();
         actions = driver.flight.step(event);
         let more = driver.flight.recomputes() - recomputes;
@@ -105,6 +116,10 @@ struct Driver {
     attempt: Option<Attempt>,
     /// The attempt whose statistics are awaited, and until when.
     stats_late: Option<(u32, Instant)>,
+    /// The attempt that waits for its next step, and until when.
+    pause: Option<(u32, Instant)>,
+    /// When a worker last gave a sign of life.
+    heard: Instant,
     /// Events that performing actions gave.
     pending: VecDeque<Event>,
     /// A token has been sent.
@@ -116,6 +131,7 @@ struct Driver {
 /// The calls of one attempt.
 struct Attempt {
     number: u32,
+    at: Placement,
     prefill_channel: Channel,
     decode_channel: Channel,
     /// host:port of the decode worker's gRPC port.
@@ -145,6 +161,11 @@ impl Driver {
     async fn perform(&mut self, action: Action) {
         match action {
             Action::Place { attempt } => self.place(attempt),
+            Action::Pause {
+                attempt,
+                pause,
+                before,
+            } => self.pause(attempt, pause, before),
             Action::OpenDecode { attempt } => self.open_decode(attempt),
             Action::OpenPrefill {
                 attempt,
@@ -198,7 +219,11 @@ impl Driver {
                 attempt,
                 at: self.begin_attempt(attempt, peers),
             },
-            Err(why) => Event::NotPlaced { attempt, why },
+            Err(why) => Event::NotPlaced {
+                attempt,
+                why,
+                time_left: self.time_left(Instant::now()),
+            },
         };
         self.pending.push_back(event);
     }
@@ -213,6 +238,7 @@ impl Driver {
         tracing::debug!(attempt = number, prefill = %at.prefill, decode = %at.decode, "placed");
         self.attempt = Some(Attempt {
             number,
+            at: at.clone(),
             prefill_channel: peers.prefill.channel,
             decode_channel: peers.decode.channel,
             decode_address: peers.decode.address,
@@ -224,6 +250,19 @@ impl Driver {
         at
     }
 
+    fn pause(&mut self, attempt: u32, pause: Duration, before: Before) {
+        if before == Before::Retry && !self.request.retry_budget.withdraw() {
+            self.request.metrics.retries_denied.inc();
+            self.pending.push_back(Event::RetryDenied { attempt });
+            return;
+        }
+        self.pause = Some((attempt, Instant::now() + pause));
+    }
+
+    fn time_left(&self, now: Instant) -> Duration {
+        self.request.deadline.duration_since(now)
+    }
+
     fn parts(&self, number: u32) -> AttemptParts<'_> {
         AttemptParts {
             order: &self.request.order,
@@ -231,7 +270,7 @@ impl Driver {
             choice: self.choice,
             number,
             emitted: self.flight.emitted(),
-            time_left: self.request.deadline.duration_since(Instant::now()),
+            time_left: self.time_left(Instant::now()),
         }
     }
 
@@ -256,16 +295,11 @@ impl Driver {
     /// Waits for whatever happens next.
     async fn event(&mut self) -> Event {
         let wants_decode = self.flight.wants_decode();
-        let late = self.stats_late;
-        let stats_late = async {
-            match late {
-                Some((attempt, until)) => {
-                    sleep_until(until).await;
-                    attempt
-                }
-                None => pending().await,
-            }
-        };
+        let stats_late = at(self.stats_late);
+        let pause_over = at(self.pause);
+        let silence_max = self.flight.silence_max(self.time_left(self.heard));
+        let number = self.attempt.as_ref().map(|attempt| attempt.number);
+        let silence = at(number.zip(silence_max.map(|most| self.heard + most)));
         let attempt = &mut self.attempt;
         let worker_event = async {
             match attempt {
@@ -279,13 +313,35 @@ impl Driver {
             () = self.request.drained.cancelled() => Event::Shutdown,
             () = sleep_until(self.request.deadline) => Event::DeadlinePassed,
             attempt = stats_late => Event::StatsLate { attempt },
+            attempt = pause_over => {
+                self.pause = None;
+                Event::PauseOver { attempt }
+            }
             event = worker_event => {
-                if let Some(failure) = failure_of(&event) {
-                    tracing::warn!(role = %failure.role, code = ?failure.code,
-                        error = failure.message, "a worker's call failed");
-                }
+                self.report(&event);
                 event
             }
+            // After what has come already, however late it is read.
+            attempt = silence => {
+                tracing::warn!(attempt, "the workers are silent");
+                Event::Silence { attempt }
+            }
+        }
+    }
+
+    /// Tells log and roster of a call that failed.
+    fn report(&self, event: &Event) {
+        let (Some(failure), Some(attempt)) = (failure_of(event), &self.attempt) else {
+            return;
+        };
+        let worker = match failure.role {
+            Role::Prefill => &attempt.at.prefill,
+            Role::Decode => &attempt.at.decode,
+        };
+        tracing::warn!(role = %failure.role, %worker, code = ?failure.code, error = failure.message,
+            "a worker's call failed");
+        if failure.kind == FailureKind::Broken {
+            self.request.roster.suspect(worker);
         }
     }
 
@@ -400,6 +456,17 @@ async fn next<T>(call: &mut Option<Call<T>>, role: Role) -> Result<News<T>, Work
             Some(message) => Ok(News::Message(message)),
             None => Err(WorkerFailure::ended_early(role)),
         },
+    }
+}
+
+/// The number of an attempt, at its time; never if there is none.
+async fn at(time: Option<(u32, Instant)>) -> u32 {
+    match time {
+        Some((attempt, until)) => {
+            sleep_until(until).await;
+            attempt
+        }
+        None => pending().await,
     }
 }
 

@@ -5,14 +5,24 @@
 //! worker's call; that one's first token is the answer's next token, and the decode worker goes on from
 //! there. The two calls are on two connections, so their events race: decode tokens that overtake the
 //! first token are held back, and the end of an answer waits a moment for the prefill's statistics.
+//!
+//! A call that breaks, or that gives no sign of life in its stage's time, costs the attempt. The next one
+//! prefills the prompt and what was emitted, elsewhere if there is an elsewhere. A request that finds no
+//! room is refused at once; one that lost its workers waits for others, within bounds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use lava_node::Backoff;
 use lava_proto::v1::{FinishReason, Token, TransferStats};
 
 use crate::placement::{NoPlace, Placement, Shunned};
 use crate::snapshot::Role;
 use crate::status::{FailureKind, WorkerFailure};
+
+mod event;
+
+pub(crate) use event::{DecodeEvent, Event, PrefillEvent, Ticket};
 
 /// Decode tokens to hold back before reading stops until the first token has come. The first token
 /// leaves before the cache does, so more than a few mean that the prefill's connection is stuck.
@@ -21,8 +31,9 @@ const HELD_TOKENS_MAX: usize = 256;
 /// What a flight needs to know of its request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// At least 1.
-    pub(crate) attempts_max: u32,
+    pub(crate) retry: Retry,
+    /// Spreads the pauses.
+    pub(crate) seed: u64,
     /// Tokens of the answer, at least 1.
     pub(crate) max_tokens: u32,
     /// `max_tokens` is what the context leaves, less than was asked for.
@@ -33,73 +44,32 @@ pub(crate) struct Plan {
     pub(crate) stop_token_ids: Arc<[u32]>,
 }
 
-/// What happened. Events of workers carry the number of the attempt that they belong to; those of an
-/// attempt that is over change nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Event {
-    /// An [`Action::Place`] found workers.
-    Placed { attempt: u32, at: Placement },
-    /// It did not.
-    NotPlaced { attempt: u32, why: NoPlace },
-    /// From the decode worker's call.
-    Decode { attempt: u32, event: DecodeEvent },
-    /// From the prefill worker's call.
-    Prefill { attempt: u32, event: PrefillEvent },
-    /// The statistics did not come in time.
-    StatsLate { attempt: u32 },
-    /// A stop string was met in what was emitted.
-    StopStringMet,
-    /// The client ended its call.
-    ClientGone,
-    /// The request's time is up.
-    DeadlinePassed,
-    /// The drain's time is up.
-    Shutdown,
-}
-
-/// From a decode worker's call.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum DecodeEvent {
-    /// `ticket` opens the worker's link at `link_address`, host:port.
-    Reserved {
-        ticket: Ticket,
-        link_address: String,
-    },
-    /// The answer goes on.
-    Tokens(Vec<Token>),
-    /// It has the cache and made the first step: its part of the statistics.
-    FirstStep(TransferStats),
-    /// The answer ended.
-    Done(FinishReason),
-    /// The call ended badly.
-    Failed(WorkerFailure),
-}
-
-/// From a prefill worker's call.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum PrefillEvent {
-    /// It has taken the prompt in.
-    Accepted,
-    /// The answer's next token, and the reason if it is the last one.
-    FirstToken {
-        token: Token,
-        finish: Option<FinishReason>,
-    },
-    /// The decode worker has the cache.
-    Done(TransferStats),
-    /// The call ended badly.
-    Failed(WorkerFailure),
-}
-
-/// Who has it may ship a cache, once.
+/// What is done about faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket(pub(crate) [u8; 16]);
+pub(crate) struct Retry {
+    /// Attempts of one answer, at least 1.
+    pub(crate) attempts_max: u32,
+    /// Before each attempt but the first, and between two looks for a place.
+    pub(crate) pause: Backoff,
+    /// How long an accepted request looks for a place, all its looks together.
+    pub(crate) place_wait_max: Duration,
+    /// Time for a decode worker's reservation.
+    pub(crate) reserve_max: Duration,
+    /// Time between two signs of life of an answer once its first token has come.
+    pub(crate) silence_max: Duration,
+}
 
 /// What is to be done, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
     /// Find workers, apart from [`Flight::shunned`], and say so.
     Place { attempt: u32 },
+    /// Wait before the next [`Action::Place`].
+    Pause {
+        attempt: u32,
+        pause: Duration,
+        before: Before,
+    },
     /// Call the decode worker.
     OpenDecode { attempt: u32 },
     /// Call the prefill worker.
@@ -116,6 +86,15 @@ pub(crate) enum Action {
     AwaitStats { attempt: u32 },
     /// It is over.
     End(Result<Answered, FlightError>),
+}
+
+/// What a pause comes before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Another attempt, which counts against the process's budget of retries.
+    Retry,
+    /// Another look for a place.
+    Look,
 }
 
 /// An answer that is whole. A stop string met in its last tokens replaces the reason.
@@ -149,6 +128,9 @@ pub(crate) struct Flight {
     shunned: Shunned,
     recomputes: u32,
     last_failure: Option<WorkerFailure>,
+    /// Looks for a place since the last one was found, and the time they took together.
+    looks: u32,
+    waited: Duration,
 }
 
 /// What belongs to one attempt and is forgotten with it.
@@ -169,6 +151,8 @@ struct Attempt {
 enum Stage {
     #[default]
     Placing,
+    /// Before the next look for a place.
+    Pausing,
     /// The decode worker's call is open.
     Reserving,
     /// The prefill worker's call is open.
@@ -195,7 +179,7 @@ enum Prefill {
 impl Flight {
     /// A flight, and what to do first.
     pub(crate) fn new(plan: Plan) -> (Flight, Vec<Action>) {
-        assert!(plan.attempts_max > 0 && plan.max_tokens > 0);
+        assert!(plan.retry.attempts_max > 0 && plan.max_tokens > 0);
         let flight = Flight {
             plan,
             attempt: Attempt::default(),
@@ -203,6 +187,8 @@ impl Flight {
             shunned: Shunned::default(),
             recomputes: 0,
             last_failure: None,
+            looks: 0,
+            waited: Duration::ZERO,
         };
         (flight, vec![Action::Place { attempt: 0 }])
     }
@@ -234,6 +220,23 @@ impl Flight {
         self.attempt.held.len() < HELD_TOKENS_MAX
     }
 
+    /// How long the workers of this stage may give no sign of life, with `time_left` for the request: a
+    /// share of it that leaves time for another attempt. None where the deadline itself is the bound: a
+    /// prefill says nothing while it waits and computes, and giving it up early would cost its place in
+    /// the queue. A process that is gone or frozen is noticed by its connection.
+    pub(crate) fn silence_max(&self, time_left: Duration) -> Option<Duration> {
+        let retry = &self.plan.retry;
+        match self.attempt.stage {
+            Stage::Reserving => Some(retry.reserve_max.min(time_left / 4)),
+            Stage::Answering => Some(retry.silence_max.min(time_left / 2)),
+            Stage::Placing
+            | Stage::Pausing
+            | Stage::Prefilling
+            | Stage::AwaitingStats
+            | Stage::Over => None,
+        }
+    }
+
     /// Takes an event in.
     pub(crate) fn step(&mut self, event: Event) -> Vec<Action> {
         if self.attempt.stage == Stage::Over || self.is_stale(&event) {
@@ -243,14 +246,20 @@ impl Flight {
             Event::Placed { at, .. } => {
                 self.attempt.at = Some(at);
                 self.attempt.stage = Stage::Reserving;
+                (self.looks, self.waited) = (0, Duration::ZERO);
                 let attempt = self.attempt.number;
                 vec![Action::OpenDecode { attempt }]
             }
-            // What broke says more than that nobody is left to try.
-            Event::NotPlaced { why, .. } => match self.last_failure.take() {
-                Some(failure) => self.end(Err(failure.into())),
-                None => self.end(Err(why.into())),
-            },
+            Event::NotPlaced { why, time_left, .. } => self.not_placed(why, time_left),
+            Event::PauseOver { attempt } => {
+                self.attempt.stage = Stage::Placing;
+                vec![Action::Place { attempt }]
+            }
+            Event::RetryDenied { .. } => {
+                let failure = self.last_failure.take();
+                self.end(Err(failure.expect("a retry follows a failure").into()))
+            }
+            Event::Silence { .. } => self.silent(),
             Event::Decode { event, .. } => self.decode(event),
             Event::Prefill { event, .. } => self.prefill(event),
             Event::StatsLate { .. } => self.finish(),
@@ -278,11 +287,68 @@ impl Flight {
             Event::Placed { attempt, .. } | Event::NotPlaced { attempt, .. } => {
                 *attempt != self.attempt.number || self.attempt.stage != Stage::Placing
             }
+            Event::PauseOver { attempt } | Event::RetryDenied { attempt } => {
+                *attempt != self.attempt.number || self.attempt.stage != Stage::Pausing
+            }
             Event::Decode { attempt, .. }
             | Event::Prefill { attempt, .. }
+            | Event::Silence { attempt }
             | Event::StatsLate { attempt } => *attempt != self.attempt.number,
             _ => false,
         }
+    }
+
+    /// A new request, which no worker has let in, is refused; any other looks again, as long as its time
+    /// allows.
+    fn not_placed(&mut self, why: NoPlace, time_left: Duration) -> Vec<Action> {
+        let attempt = self.attempt.number;
+        let retry = &self.plan.retry;
+        let pause = retry.pause.pause(self.looks + 1, self.random());
+        let allowed = self.waited + pause <= retry.place_wait_max && pause < time_left / 2;
+        let is_new = self.emitted.is_empty() && self.shunned.broken.is_empty();
+        if !is_new && why.may_pass() && allowed {
+            self.looks += 1;
+            self.waited += pause;
+            self.attempt.stage = Stage::Pausing;
+            // Those that were full may have room by then.
+            self.shunned.full.clear();
+            let before = Before::Look;
+            return vec![Action::Pause {
+                attempt,
+                pause,
+                before,
+            }];
+        }
+        // What broke says more than that nobody is left to try.
+        match self.last_failure.take() {
+            Some(failure) => self.end(Err(failure.into())),
+            None => self.end(Err(why.into())),
+        }
+    }
+
+    /// Another number at each pause, the same in each run.
+    fn random(&self) -> u64 {
+        let step = u64::from(self.attempt.number) << 32 | u64::from(self.looks);
+        // The multiplier of Knuth's MMIX generator spreads the steps.
+        (self.plan.seed ^ step).wrapping_mul(6_364_136_223_846_793_005)
+    }
+
+    /// The worker that should have said something has not.
+    fn silent(&mut self) -> Vec<Action> {
+        let (role, awaited) = match self.attempt.stage {
+            Stage::Reserving => (Role::Decode, "no reservation came in time"),
+            Stage::Answering if self.attempt.decoding => (Role::Decode, "no token came in time"),
+            Stage::Answering if matches!(self.attempt.prefill, Prefill::Done(_)) => {
+                (Role::Decode, "no first step came in time")
+            }
+            Stage::Answering => (Role::Prefill, "its cache did not arrive in time"),
+            Stage::Placing
+            | Stage::Pausing
+            | Stage::Prefilling
+            | Stage::AwaitingStats
+            | Stage::Over => return Vec::new(),
+        };
+        self.fail(WorkerFailure::silent(role, awaited))
     }
 
     fn decode(&mut self, event: DecodeEvent) -> Vec<Action> {
@@ -448,7 +514,7 @@ impl Flight {
             return self.answered(reason);
         }
         let number = self.attempt.number + 1;
-        if failure.kind == FailureKind::Final || number >= self.plan.attempts_max {
+        if failure.kind == FailureKind::Final || number >= self.plan.retry.attempts_max {
             return self.end(Err(failure.into()));
         }
         if let Some(at) = &self.attempt.at {
@@ -473,7 +539,13 @@ impl Flight {
             number,
             ..Attempt::default()
         };
-        vec![Action::DropAttempt, Action::Place { attempt: number }]
+        self.attempt.stage = Stage::Pausing;
+        let pause = Action::Pause {
+            attempt: number,
+            pause: self.plan.retry.pause.pause(number, self.random()),
+            before: Before::Retry,
+        };
+        vec![Action::DropAttempt, pause]
     }
 
     /// Why the answer is whole, if what was emitted says so, although no worker could.

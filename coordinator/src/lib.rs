@@ -30,6 +30,8 @@ mod ledger;
 
 mod roster;
 
+mod retry_budget;
+
 mod flight;
 
 mod drive;

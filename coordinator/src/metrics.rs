@@ -24,6 +24,8 @@ pub struct CoordinatorMetrics {
     pub(crate) attempts: Counter,
     /// Prompts prefilled again after a fault.
     pub(crate) recomputes: Counter,
+    /// Retries that the budget denied.
+    pub(crate) retries_denied: Counter,
     /// Workers that requests can be placed on, by role.
     pub(crate) workers_ready: Family<RoleLabels, Gauge>,
     /// Seconds from a request to the first token of each of its answers.
@@ -78,6 +80,7 @@ impl CoordinatorMetrics {
             refusals: Family::default(),
             attempts: Counter::default(),
             recomputes: Counter::default(),
+            retries_denied: Counter::default(),
             workers_ready: Family::default(),
             first_token_seconds,
             request_seconds,
@@ -108,6 +111,11 @@ impl CoordinatorMetrics {
             "recomputes",
             "Prompts prefilled again after a fault",
             new.recomputes.clone(),
+        );
+        list.register(
+            "retries_denied",
+            "Answers that ended because too many were being retried",
+            new.retries_denied.clone(),
         );
         list.register(
             "workers_ready",

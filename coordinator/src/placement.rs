@@ -92,6 +92,19 @@ pub(crate) enum Scarce {
     DecodeRoom,
 }
 
+impl NoPlace {
+    /// Whether the next look may find a place.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            NoPlace::NoWorkers
+            | NoPlace::NoReadyWorkers { .. }
+            | NoPlace::NoCompatiblePair { .. }
+            | NoPlace::Busy(_) => true,
+            NoPlace::UnknownModel { .. } | NoPlace::TooLarge { .. } => false,
+        }
+    }
+}
+
 impl Needs {
     pub(crate) fn new(model: &Model, size: CacheSize) -> Needs {
         let shape = Shape {

@@ -11,7 +11,8 @@ use crate::{Config, CoordinatorMetrics, run};
 /// # Errors
 /// The operator's configuration contradicts itself, or a port is taken; or what [`run`] says.
 pub async fn process(config: Config) -> anyhow::Result<()> {
-    let registry = config.registry()?;
+    let mut metrics = Metrics::new();
+    let registry = config.registry(&mut metrics)?;
     let (address, http_config) = (config.listen.address, config.http.clone());
     let telemetry_config = config.telemetry.clone();
     let plan = config.into_plan()?;
@@ -20,7 +21,6 @@ pub async fn process(config: Config) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     let health = Health::new();
-    let mut metrics = Metrics::new();
     let counters = CoordinatorMetrics::register(&mut metrics);
     let drained = Shutdown::new();
     let endpoint = match http_config.listen {

@@ -1,20 +1,22 @@
 //! Keeps the snapshot of workers current, and places requests on it.
 //!
-//! One task follows the registry and probes every member at each interval. A worker that fails a probe
-//! is not used until it answers again; its running answers are left alone, since a lost probe is no
-//! lost worker. Text files are fetched once per digest, and a worker is ready once they are here.
+//! One task follows the registry and probes every member at each interval, and at once when a call to it
+//! broke. A worker that fails a probe is not used until it answers again; its running answers are left
+//! alone, since a lost probe is no lost worker. Neither is a lost record: a worker that the registry has
+//! lost is used for as long as it answers. Text files are fetched once per digest, and a worker is ready
+//! once they are here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use lava_cluster::{Member, Registry};
+use lava_cluster::{Following, Members, Registry, WorkerRecord};
 use lava_node::{Health, supervise};
 use lava_proto::MESSAGE_BYTES_MAX;
 use lava_proto::worker::worker_client::WorkerClient;
 use lava_proto::worker::{DescribeRequest, Description, GetTextFilesRequest};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -38,11 +40,15 @@ const TEXT_FILES_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two attempts to get text files that failed: building them keeps a core busy.
 const TEXT_FILES_PAUSE: Duration = Duration::from_secs(10);
 
+/// Workers whose calls broke and that wait to be probed.
+const SUSPECTS_MAX: usize = 64;
+
 /// The workers. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Roster {
     seen: watch::Receiver<Arc<Seen>>,
     ledger: Ledger,
+    suspects: mpsc::Sender<WorkerId>,
     /// Ends the task with the last clone.
     _follower: Arc<AbortOnDropHandle<()>>,
 }
@@ -82,6 +88,7 @@ impl Roster {
         health: &Health,
     ) -> Roster {
         let (published, seen) = watch::channel(Arc::default());
+        let (suspects, suspected) = mpsc::channel(SUSPECTS_MAX);
         let ledger = Ledger::default();
         let follower = Follower {
             settings,
@@ -90,19 +97,27 @@ impl Roster {
             metrics: metrics.clone(),
             health: health.clone(),
             members: BTreeMap::new(),
+            suspected,
             texts: BTreeMap::new(),
             jobs: JoinSet::new(),
         };
-        let task = supervise("roster", health, follower.run(registry.watch()));
+        let task = supervise("roster", health, follower.run(registry.follow(health)));
         Roster {
             seen,
             ledger,
+            suspects,
             _follower: Arc::new(AbortOnDropHandle::new(task)),
         }
     }
 
     pub(crate) fn seen(&self) -> Arc<Seen> {
         Arc::clone(&self.seen.borrow())
+    }
+
+    /// A call to this worker broke: it is probed now and not at the next interval.
+    pub(crate) fn suspect(&self, worker: &WorkerId) {
+        // More suspects than places mean that it is not long to the next interval's probes anyway.
+        let _ = self.suspects.try_send(worker.clone());
     }
 
     /// Chooses two workers and writes down what the request takes of them, so that the next placement
@@ -154,13 +169,18 @@ struct Follower {
     published: watch::Sender<Arc<Seen>>,
     metrics: CoordinatorMetrics,
     health: Health,
-    members: BTreeMap<Member, Followed>,
+    /// By the registry's name for them.
+    members: BTreeMap<String, Followed>,
+    suspected: mpsc::Receiver<WorkerId>,
     texts: BTreeMap<TextDigest, TextState>,
     jobs: JoinSet<Job>,
 }
 
 /// A member that is probed.
 struct Followed {
+    record: WorkerRecord,
+    /// The registry lost it; it is forgotten once it does not answer.
+    lapsed: bool,
     /// For probes, which must not wait behind answers.
     control: Channel,
     /// For the calls of attempts.
@@ -189,7 +209,7 @@ enum TextState {
 /// What a background job brings back.
 enum Job {
     Probe {
-        member: Member,
+        member: String,
         number: u64,
         result: Result<Description, String>,
     },
@@ -200,27 +220,20 @@ enum Job {
 }
 
 impl Follower {
-    async fn run(
-        mut self,
-        mut members: watch::Receiver<Arc<BTreeSet<Member>>>,
-    ) -> anyhow::Result<()> {
+    async fn run(mut self, mut following: Following) -> anyhow::Result<()> {
         let mut ticks = interval(self.settings.probe_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut registry_lives = true;
-        let now = Arc::clone(&members.borrow_and_update());
-        self.set_members(&now);
+        self.set_members(&following.members());
         loop {
             tokio::select! {
-                changed = members.changed(), if registry_lives => match changed {
-                    Ok(()) => {
-                        let now = Arc::clone(&members.borrow_and_update());
-                        self.set_members(&now);
-                        self.probe_all();
-                    }
-                    // The last known members stay usable.
-                    Err(_) => registry_lives = false,
-                },
-                _ = ticks.tick() => self.probe_all(),
+                () = following.changed() => {
+                    self.set_members(&following.members());
+                    self.probe(|_| true);
+                }
+                _ = ticks.tick() => self.probe(|_| true),
+                Some(suspect) = self.suspected.recv() => {
+                    self.probe(|followed| followed.state.worker().is_some_and(|w| w.id == suspect));
+                }
                 Some(job) = self.jobs.join_next() => match job.context("a probe panicked")? {
                     Job::Probe { member, number, result } => self.probed(member, number, result),
                     Job::Texts { digest, result } => self.fetched(digest, result),
@@ -229,28 +242,44 @@ impl Follower {
         }
     }
 
-    /// Adds new members and forgets those that are gone.
-    fn set_members(&mut self, now: &BTreeSet<Member>) {
-        self.members.retain(|member, _| now.contains(member));
-        for member in now {
-            if self.members.contains_key(member) {
+    /// Adds new members and forgets those that are gone and do not answer either.
+    fn set_members(&mut self, now: &Members) {
+        for (member, followed) in &mut self.members {
+            let lapsed = !now.contains_key(member);
+            if lapsed && !followed.lapsed {
+                tracing::info!(
+                    member,
+                    address = followed.record.address,
+                    "a worker has left the registry; it is used while it answers"
+                );
+            }
+            followed.lapsed = lapsed;
+        }
+        self.members
+            .retain(|_, followed| followed.is_worth_keeping());
+        for (member, record) in now {
+            if let Some(followed) = self.members.get_mut(member)
+                && followed.record.address == record.address
+            {
+                followed.record = record.clone();
                 continue;
             }
-            match followed(member, &self.settings) {
+            match followed(record, &self.settings) {
                 Ok(followed) => {
                     self.members.insert(member.clone(), followed);
                 }
                 Err(error) => {
-                    tracing::warn!(worker = %member, %error, "the address cannot be called");
+                    tracing::warn!(member, address = record.address, %error,
+                        "the address cannot be called");
                 }
             }
         }
         self.publish();
     }
 
-    fn probe_all(&mut self) {
+    fn probe(&mut self, is_meant: impl Fn(&Followed) -> bool) {
         for (member, followed) in &mut self.members {
-            if followed.probing {
+            if followed.probing || !is_meant(followed) {
                 continue;
             }
             followed.probing = true;
@@ -275,19 +304,26 @@ impl Follower {
         }
     }
 
-    fn probed(&mut self, member: Member, number: u64, result: Result<Description, String>) {
+    fn probed(&mut self, member: String, number: u64, result: Result<Description, String>) {
         let Some(followed) = self.members.get_mut(&member) else {
             return;
         };
         followed.probing = false;
         let result = result.and_then(|description| {
-            wire::worker(description, &member.address).map_err(|error| error.to_string())
+            let address = &followed.record.address;
+            let worker = wire::worker(description, address).map_err(|error| error.to_string())?;
+            match &followed.record.worker {
+                Some(expected) if **expected != *worker.id.0 => {
+                    Err(format!("worker {} is at its address now", worker.id))
+                }
+                _ => Ok(worker),
+            }
         });
         let before = std::mem::replace(&mut followed.state, MemberState::New);
         match result {
             Ok(worker) => {
                 if !matches!(&before, MemberState::Answers(known) if known.id == worker.id) {
-                    tracing::info!(worker = %worker.id, address = %member,
+                    tracing::info!(worker = %worker.id, address = worker.address,
                         role = %worker.load.role(), model = worker.model.name, "a worker answers");
                 }
                 let control = followed.control.clone();
@@ -306,15 +342,18 @@ impl Follower {
                 followed.state = MemberState::Silent(match before {
                     MemberState::Silent(worker) => worker,
                     MemberState::New => {
-                        tracing::warn!(address = %member, error, "a worker does not answer");
+                        tracing::warn!(member, error, "a worker does not answer");
                         None
                     }
                     MemberState::Answers(worker) => {
-                        tracing::warn!(worker = %worker.id, address = %member, error,
+                        tracing::warn!(worker = %worker.id, address = worker.address, error,
                             "a worker stopped answering");
                         Some(worker)
                     }
                 });
+                if !followed.is_worth_keeping() {
+                    self.members.remove(&member);
+                }
                 self.publish();
             }
         }
@@ -351,11 +390,10 @@ impl Follower {
     fn publish(&mut self) {
         let mut seen = Seen::default();
         for followed in self.members.values() {
-            let (worker, answers) = match &followed.state {
-                MemberState::New | MemberState::Silent(None) => continue,
-                MemberState::Answers(worker) => (worker, true),
-                MemberState::Silent(Some(worker)) => (worker, false),
+            let Some(worker) = followed.state.worker() else {
+                continue;
             };
+            let answers = matches!(followed.state, MemberState::Answers(_));
             let digest = worker.model.text_digest;
             let text = match self.texts.get(&digest) {
                 Some(TextState::Ready(text)) => Some(Arc::clone(text)),
@@ -391,8 +429,27 @@ impl Follower {
     }
 }
 
-fn followed(member: &Member, settings: &Workers) -> Result<Followed, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{member}"))?
+impl MemberState {
+    /// What it last said of itself.
+    fn worker(&self) -> Option<&Worker> {
+        match self {
+            MemberState::New | MemberState::Silent(None) => None,
+            MemberState::Answers(worker) | MemberState::Silent(Some(worker)) => Some(worker),
+        }
+    }
+}
+
+impl Followed {
+    fn is_worth_keeping(&self) -> bool {
+        !self.lapsed || matches!(self.state, MemberState::Answers(_))
+    }
+}
+
+fn followed(
+    record: &WorkerRecord,
+    settings: &Workers,
+) -> Result<Followed, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", record.address))?
         .connect_timeout(settings.connect_timeout)
         .http2_keep_alive_interval(settings.keep_alive)
         .keep_alive_timeout(settings.keep_alive)
@@ -404,6 +461,8 @@ fn followed(member: &Member, settings: &Workers) -> Result<Followed, tonic::tran
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(connection_window.min(i32::MAX as u32));
     Ok(Followed {
+        record: record.clone(),
+        lapsed: false,
         control: endpoint.connect_lazy(),
         calls: calls.connect_lazy(),
         probing: false,

@@ -17,6 +17,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::config::Plan;
 use crate::metrics::CoordinatorMetrics;
+use crate::retry_budget::RetryBudget;
 use crate::roster::Roster;
 use crate::service::Service;
 
@@ -52,9 +53,11 @@ pub async fn run(
     let drain_timeout = plan.drain_timeout;
     let keep_alive = plan.client_keep_alive;
     let message_bytes_max = plan.message_bytes_max;
+    let retry_budget = RetryBudget::new(plan.retry_percent, flights_max);
     let service = InferenceServer::new(Service {
         plan,
         roster,
+        retry_budget,
         flights: Arc::clone(&flights),
         metrics,
         shutdown: shutdown.clone(),

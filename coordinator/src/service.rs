@@ -26,6 +26,7 @@ use crate::drive::{Request, drive};
 use crate::flight::FlightError;
 use crate::metrics::CoordinatorMetrics;
 use crate::request_id::{HEADER, RequestId};
+use crate::retry_budget::RetryBudget;
 use crate::roster::{Roster, Seen};
 use crate::snapshot::Served;
 use crate::status::{Refusal, clipped};
@@ -39,6 +40,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Service {
     pub(crate) plan: Plan,
     pub(crate) roster: Roster,
+    pub(crate) retry_budget: RetryBudget,
     /// One permit per answer under way.
     pub(crate) flights: Arc<Semaphore>,
     pub(crate) metrics: CoordinatorMetrics,
@@ -145,13 +147,16 @@ impl Service {
             order: Arc::new(order),
             began,
             deadline,
-            attempts_max: self.plan.attempts_max,
+            retry: self.plan.retry,
+            retry_budget: self.retry_budget.clone(),
+            seed: random()?,
             roster: self.roster.clone(),
             metrics: self.metrics.clone(),
             drained: self.drained.clone(),
             client,
         };
         let flights = begin(request, &text)?;
+        self.retry_budget.deposit();
         let metrics = self.metrics.clone();
         let held = Held::new(metrics.flights.clone(), i64::from(open));
         tokio::spawn(async move {

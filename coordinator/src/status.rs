@@ -169,6 +169,16 @@ impl WorkerFailure {
         }
     }
 
+    /// The worker gave no sign of life for as long as its stage may take.
+    pub(crate) fn silent(role: Role, message: &'static str) -> WorkerFailure {
+        WorkerFailure {
+            role,
+            kind: FailureKind::Broken,
+            code: Code::DeadlineExceeded,
+            message: message.to_owned(),
+        }
+    }
+
     /// The worker sent what no worker of this release sends.
     pub(crate) fn protocol(role: Role, message: &'static str) -> WorkerFailure {
         WorkerFailure {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lava_cluster::EtcdConfig;
 use lava_engine::PageShape;
 use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config};
 use lava_worker::{ListenSection, ModelSection};
@@ -19,6 +20,8 @@ pub struct DecodeConfig {
     pub http: HttpConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
+    /// Where it registers.
+    pub etcd: EtcdConfig,
     /// What it runs.
     pub model: ModelSection,
     /// Its own bounds.

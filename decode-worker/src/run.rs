@@ -7,7 +7,7 @@ use lava_engine::PagePool;
 use lava_node::{Health, Metrics, Shutdown, supervise, supervise_thread};
 use lava_proto::worker::decode_server::{self, DecodeServer};
 use lava_proto::worker::{Load, Role, cache_link_server, worker_server};
-use lava_worker::{Describe, Drain, Loaded, serve, server_builder};
+use lava_worker::{Describe, Drain, Loaded, Membership, serve, server_builder};
 use tokio::net::TcpListener;
 
 use crate::batch::Batch;
@@ -46,7 +46,7 @@ impl DecodeWorker {
     pub async fn serve(
         self,
         listener: TcpListener,
-        worker_id: String,
+        membership: Membership,
         health: Health,
         shutdown: Shutdown,
     ) -> Result<()> {
@@ -68,11 +68,12 @@ impl DecodeWorker {
         });
 
         let describe = Describe::service(
-            worker_id,
+            membership.worker_id.clone(),
             Role::Decode,
             Arc::clone(&self.loaded),
             self.busy(),
             health.clone(),
+            shutdown.clone(),
         );
         let intake = Intake {
             tickets: tickets.clone(),
@@ -107,7 +108,7 @@ impl DecodeWorker {
             .add_service(service)
             .add_service(lava_transfer::server(intake))
             .add_service(health.service(&names));
-        let served = serve(router, listener, health, shutdown, drain)
+        let served = serve(router, listener, membership, health, shutdown, drain)
             .await
             .context("the decode worker's server failed");
         sweeping.abort();

@@ -7,7 +7,7 @@ use lava_engine::PagePool;
 use lava_node::{Health, Metrics, Shutdown, supervise_thread};
 use lava_proto::worker::prefill_server::{self, PrefillServer};
 use lava_proto::worker::{Load, Role, worker_server};
-use lava_worker::{Describe, Drain, Loaded, serve, server_builder};
+use lava_worker::{Describe, Drain, Loaded, Membership, serve, server_builder};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -48,7 +48,7 @@ impl PrefillWorker {
     pub async fn serve(
         self,
         listener: TcpListener,
-        worker_id: String,
+        membership: Membership,
         health: Health,
         shutdown: Shutdown,
     ) -> Result<()> {
@@ -78,11 +78,12 @@ impl PrefillWorker {
             }
         });
         let describe = Describe::service(
-            worker_id,
+            membership.worker_id.clone(),
             Role::Prefill,
             Arc::clone(&self.loaded),
             busy,
             health.clone(),
+            shutdown.clone(),
         );
         let drain = Drain {
             timeout: self.section.drain_timeout(),
@@ -107,7 +108,7 @@ impl PrefillWorker {
             .add_service(
                 health.service(&[worker_server::SERVICE_NAME, prefill_server::SERVICE_NAME]),
             );
-        serve(router, listener, health, shutdown, drain)
+        serve(router, listener, membership, health, shutdown, drain)
             .await
             .context("the prefill worker's server failed")
     }

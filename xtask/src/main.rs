@@ -1,13 +1,17 @@
-//! The one door for developers: `cargo xtask demo | test | ci | tidy | codegen | golden`. It runs cargo and the
-//! `lava` binary and uses none of our crates.
+//! The one door for developers: `cargo xtask demo | cluster | test | ci | tidy | codegen | golden`. It runs
+//! cargo and the `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod binary;
 mod ci;
+mod cluster;
 mod codegen;
 mod demo;
+mod http;
 mod models;
+mod process;
 mod shell;
 mod tidy;
 mod tools;
@@ -33,6 +37,9 @@ enum Verb {
         #[arg(last = true)]
         extra: Vec<String>,
     },
+    /// Start a cluster on this machine to play with: etcd, workers, coordinators, and a prompt to kill, stop and ask
+    /// them.
+    Cluster(cluster::Options),
     /// Set up and run all tests.
     Test {
         /// More arguments for `cargo test`, after `--`.
@@ -58,6 +65,7 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Demo { extra } => demo::run(&extra),
+        Verb::Cluster(options) => cluster::run(&options),
         Verb::Test { extra } => test(&extra),
         Verb::Ci => ci::run(),
         Verb::Tidy => tidy::run(),

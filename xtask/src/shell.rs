@@ -19,11 +19,18 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
-/// The cargo that runs us.
+/// The cargo that runs us. It finds a protoc, which the build script of etcd-client calls: the one of
+/// PROTOC, or else the one that comes with a crate, so that nobody has to install any.
 pub(crate) fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cargo = Command::new(program);
     cargo.current_dir(root());
+    if std::env::var_os("PROTOC").is_none() {
+        // Where the crate has none for this machine, one on PATH may still do.
+        if let Ok(protoc) = protoc_bin_vendored::protoc_bin_path() {
+            cargo.env("PROTOC", protoc);
+        }
+    }
     cargo
 }
 

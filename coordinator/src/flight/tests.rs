@@ -6,14 +6,13 @@ use proptest::prelude::*;
 use tonic::Status;
 
 use super::*;
-use crate::placement::Scarce;
-use crate::snapshot::samples::id;
 
 mod events;
+mod faults;
 
 use events::{
-    accepted, begun, decode_fails, done, first, last, placed, plan, prefill_fails, reserved,
-    shipped, stepped, token, tokens,
+    accepted, begun, decode_fails, done, first, last, not_placed, pause_over, placed, plan,
+    prefill_fails, reserved, shipped, stepped, tokens,
 };
 
 fn text(action: Action) -> String {
@@ -29,6 +28,12 @@ fn text(action: Action) -> String {
             let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
             format!("emit {ids:?}")
         }
+        Action::Pause {
+            attempt,
+            before: Before::Retry,
+            ..
+        } => format!("retry {attempt}"),
+        Action::Pause { attempt, .. } => format!("look again {attempt}"),
         Action::DropAttempt => "drop".to_owned(),
         Action::AwaitStats { attempt } => format!("await stats {attempt}"),
         Action::End(Ok(Answered { reason, stats })) => format!(
@@ -221,174 +226,6 @@ fn an_answer_cut_by_the_context_says_so() {
 }
 
 #[test]
-fn a_prefill_that_breaks_before_the_first_token_is_repeated_elsewhere() {
-    check(
-        [
-            placed(0),
-            reserved(0),
-            accepted(0),
-            prefill_fails(0, Status::unavailable("gone")),
-            first(0, 10),
-            placed(1),
-            reserved(1),
-            tokens(0, &[11]),
-            first(1, 10),
-        ],
-        expect![[r#"
-            decode 0
-            prefill 0 ticket 0 d0:1
-
-            drop, place 1
-
-            decode 1
-            prefill 1 ticket 1 d1:1
-
-            emit [10]
-        "#]],
-    );
-}
-
-#[test]
-fn a_lost_decode_worker_costs_a_recompute_and_no_token() {
-    let events = begun().into_iter().chain([
-        shipped(0),
-        tokens(0, &[11, 12]),
-        decode_fails(0, Status::unavailable("gone")),
-    ]);
-    let (mut flight, lines) = run(plan(), events);
-    assert!(lines.ends_with("drop, place 1\n"));
-    assert_eq!(flight.emitted(), [10, 11, 12]);
-    assert_eq!((flight.tokens_left(), flight.recomputes()), (2, 1));
-    assert_eq!(flight.shunned().broken, [id("d0")].into());
-    for event in [
-        placed(1),
-        reserved(1),
-        accepted(1),
-        first(1, 13),
-        shipped(1),
-    ] {
-        flight.step(event);
-    }
-    let actions = flight.step(tokens(1, &[14]));
-    assert_eq!(actions, [Action::Emit(vec![token(14)])]);
-    let actions = flight.step(done(1, FinishReason::MaxTokens));
-    assert_eq!(
-        text(actions[1].clone()),
-        "end FINISH_REASON_MAX_TOKENS shipped 7 step 0 recomputes 1"
-    );
-}
-
-#[test]
-fn a_prefill_lost_after_the_cache_arrived_costs_only_its_statistics() {
-    check_answering(
-        [
-            tokens(0, &[11]),
-            prefill_fails(0, Status::unavailable("gone")),
-            tokens(0, &[12]),
-            done(0, FinishReason::EndOfText),
-        ],
-        expect![[r#"
-            emit [11]
-
-            emit [12]
-            drop, end FINISH_REASON_END_OF_TEXT shipped 0 step 0 recomputes 0
-        "#]],
-    );
-}
-
-#[test]
-fn a_prefill_lost_before_the_cache_arrived_is_repeated() {
-    let events = begun()
-        .into_iter()
-        .chain([prefill_fails(0, Status::aborted("link"))]);
-    let (flight, lines) = run(plan(), events);
-    assert!(lines.ends_with("drop, place 1\n"));
-    // Either end of the link may be at fault.
-    assert_eq!(flight.shunned().broken, [id("p0"), id("d0")].into());
-    assert_eq!(flight.recomputes(), 1);
-}
-
-#[test]
-fn a_full_worker_is_not_asked_again_and_costs_no_recompute() {
-    let full = || Status::resource_exhausted("full");
-    let (flight, lines) = run(plan(), [placed(0), decode_fails(0, full())]);
-    assert!(lines.ends_with("drop, place 1\n"));
-    assert_eq!(flight.shunned().full, [id("d0")].into());
-    let (flight, lines) = run(plan(), [placed(0), reserved(0), prefill_fails(0, full())]);
-    assert!(lines.ends_with("drop, place 1\n"));
-    assert_eq!(flight.shunned().full, [id("p0")].into());
-    assert!(flight.shunned().broken.is_empty());
-    assert_eq!(flight.recomputes(), 0);
-}
-
-#[test]
-fn attempts_are_counted_and_the_last_failure_is_told() {
-    check(
-        [
-            placed(0),
-            decode_fails(0, Status::unavailable("one")),
-            placed(1),
-            decode_fails(1, Status::aborted("two")),
-            placed(2),
-            decode_fails(2, Status::cancelled("three")),
-        ],
-        expect![[r#"
-            decode 0
-            drop, place 1
-            decode 1
-            drop, place 2
-            decode 2
-            drop, end: the decode worker: three
-        "#]],
-    );
-}
-
-#[test]
-fn failures_that_would_repeat_are_not_repeated() {
-    for status in [
-        Status::invalid_argument("no"),
-        Status::failed_precondition("no"),
-        Status::deadline_exceeded("no"),
-        Status::internal("no"),
-    ] {
-        check(
-            [placed(0), decode_fails(0, status)],
-            expect![[r#"
-                decode 0
-                drop, end: the decode worker: no
-            "#]],
-        );
-    }
-}
-
-#[test]
-fn a_request_that_has_no_place_says_why_and_a_retried_one_what_broke() {
-    let why = NoPlace::Busy(Scarce::PrefillQueue);
-    let not_placed = |attempt| Event::NotPlaced {
-        attempt,
-        why: why.clone(),
-    };
-    check(
-        [not_placed(0)],
-        expect![[r#"
-            drop, end: every prefill queue is full; try again later
-        "#]],
-    );
-    check(
-        [
-            placed(0),
-            decode_fails(0, Status::unavailable("gone")),
-            not_placed(1),
-        ],
-        expect![[r#"
-            decode 0
-            drop, place 1
-            drop, end: the decode worker: gone
-        "#]],
-    );
-}
-
-#[test]
 fn an_answer_that_is_whole_needs_no_worker_to_say_so() {
     let gone = || decode_fails(0, Status::unavailable("gone"));
     for (ids, reason) in [
@@ -500,7 +337,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Status::resource_exhausted("x"),
         _ => Status::internal("x"),
     };
-    (0..17u8, 0..3u32, 0..3u8, vec(0..12u32, 0..4)).prop_map(move |(kind, attempt, code, ids)| {
+    (0..21u8, 0..3u32, 0..3u8, vec(0..12u32, 0..4)).prop_map(move |(kind, attempt, code, ids)| {
         match kind {
             0..=2 => placed(attempt),
             3 | 4 => reserved(attempt),
@@ -513,6 +350,9 @@ fn any_event() -> impl Strategy<Value = Event> {
             12 => prefill_fails(attempt, status(code)),
             13 => accepted(attempt),
             14 => Event::StatsLate { attempt },
+            16 => not_placed(attempt, 1000),
+            17 | 18 => pause_over(attempt),
+            19 => Event::Silence { attempt },
             _ => last(attempt, 2, FinishReason::EndOfText),
         }
     })

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use lava_cluster::Registry;
+use lava_coordinator::Config;
+use lava_node::Health;
 use lava_proto::v1::{FinishReason, Token, TopLogprob};
 use lava_proto::worker::{DecodeEvent, Tokens, decode_event};
 use tonic::{Code, Status};
 
 use crate::scripted::{Scripted, byte_id};
-use crate::{Coordinator, failure, next, text};
+use crate::{Coordinator, failure, next, text, within};
 
 #[tokio::test]
 async fn a_prefill_that_breaks_is_repeated_on_another_worker() {
@@ -233,4 +236,151 @@ async fn a_client_that_does_not_read_makes_the_decode_worker_wait() {
     decode.done(FinishReason::MaxTokens).await;
     let finish = next(&mut answer).await.finish.unwrap();
     assert_eq!(finish.usage.unwrap().answer_tokens as usize, tokens);
+}
+
+#[tokio::test]
+async fn a_request_that_lost_its_only_worker_waits_for_the_next_one() {
+    let mut p = Scripted::prefill("p").await;
+    let mut d1 = Scripted::decode("d1").await;
+    let registry = Registry::memory();
+    let register = |id: &str, worker: &Scripted| {
+        registry.register(id.to_owned(), worker.address.clone(), &Health::new())
+    };
+    let _p = register("p", &p);
+    let first = register("d1", &d1);
+    let coordinator = Coordinator::with(registry.clone(), |_| {}).await;
+    coordinator.serving().await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    let _decode = d1.next_reserved(1).await;
+    let prefill = p.next_prefill().await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
+    assert_eq!(next(&mut answer).await.text, "a");
+    drop((d1, first));
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 0")
+        .await;
+    // New ones are told at once.
+    let status = coordinator.refused(text("hello")).await;
+    assert_eq!(status.code(), Code::Unavailable);
+
+    let mut d2 = Scripted::decode("d2").await;
+    let _second = register("d2", &d2);
+    let again = d2.next_reserved(2).await;
+    let prefill_again = p.next_prefill().await;
+    prefill_again
+        .first(byte_id(b'b'), FinishReason::Unspecified)
+        .await;
+    prefill_again.done(7).await;
+    again.done(FinishReason::MaxTokens).await;
+    assert_eq!(next(&mut answer).await.text, "b");
+    let finish = next(&mut answer).await.finish.unwrap();
+    assert_eq!(finish.transfer.unwrap().recomputes, 1);
+}
+
+#[tokio::test]
+async fn a_request_whose_workers_do_not_come_back_is_told_before_its_deadline() {
+    let mut p = Scripted::prefill("p").await;
+    let mut d = Scripted::decode("d").await;
+    let coordinator = Coordinator::start(&[&p, &d]).await;
+    let mut request = tonic::Request::new(text("hello"));
+    request.set_timeout(Duration::from_secs(4));
+    let answer = within(coordinator.client().generate(request)).await;
+    let mut answer = answer.unwrap().into_inner();
+    let _decode = d.next_reserved(1).await;
+    let prefill = p.next_prefill().await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
+    drop(d);
+    let (code, message) = failure(&mut answer).await;
+    assert_eq!(code, Code::Unavailable, "{message}");
+    assert!(message.starts_with("the decode worker: "), "{message}");
+    coordinator.metric("lava_coordinator_flights 0").await;
+}
+
+#[tokio::test]
+async fn a_decode_worker_that_does_not_reserve_in_time_is_left_for_another() {
+    let mut p = Scripted::prefill("p").await;
+    let mut d1 = Scripted::decode("d1").await;
+    let mut d2 = Scripted::decode("d2").await;
+    let change = |config: &mut Config| config.retry.reserve_ms = 300;
+    let coordinator = Coordinator::configured(&[&p, &d1, &d2], change).await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 2")
+        .await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    // It takes the call and says nothing.
+    let silent = d1.next_decode().await;
+    let again = d2.next_reserved(2).await;
+    silent.dropped().await;
+    let prefill = p.next_prefill().await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
+    prefill.done(7).await;
+    again.done(FinishReason::MaxTokens).await;
+    assert_eq!(next(&mut answer).await.text, "a");
+    // No prompt had been run.
+    let finish = next(&mut answer).await.finish.unwrap();
+    assert_eq!(finish.transfer.unwrap().recomputes, 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_falls_silent_goes_on_elsewhere() {
+    let mut p = Scripted::prefill("p").await;
+    let mut d1 = Scripted::decode("d1").await;
+    let mut d2 = Scripted::decode("d2").await;
+    let change = |config: &mut Config| config.retry.silence_ms = 300;
+    let coordinator = Coordinator::configured(&[&p, &d1, &d2], change).await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 2")
+        .await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    let silent = d1.next_reserved(1).await;
+    let prefill = p.next_prefill().await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
+    prefill.done(7).await;
+    silent.tokens(&[byte_id(b'b')]).await;
+    let again = d2.next_reserved(2).await;
+    silent.dropped().await;
+    let prefill_again = p.next_prefill().await;
+    prefill_again.first(2, FinishReason::EndOfText).await;
+    again.dropped().await;
+    let mut text = String::new();
+    let finish = loop {
+        let message = next(&mut answer).await;
+        text += &message.text;
+        if let Some(finish) = message.finish {
+            break finish;
+        }
+    };
+    assert_eq!(text, "ab");
+    assert_eq!(finish.transfer.unwrap().recomputes, 1);
+}
+
+#[tokio::test]
+async fn retries_beyond_the_budget_are_denied() {
+    let p = Scripted::prefill("p").await;
+    let d = Scripted::decode("d").await;
+    *d.refuses.lock().unwrap() = Some(Status::unavailable("broken"));
+    let change = |config: &mut Config| {
+        config.limits.flights_max = 2;
+        config.limits.choices_max = 1;
+        config.retry.percent = 0;
+    };
+    let coordinator = Coordinator::configured(&[&p, &d], change).await;
+    // Two are in store, and the first answer takes both.
+    for (attempts, denied) in [(3, 0), (4, 1)] {
+        let mut answer = coordinator.generate(text("hello")).await;
+        let expected = (Code::Unavailable, "the decode worker: broken".to_owned());
+        assert_eq!(failure(&mut answer).await, expected);
+        let attempts = format!("lava_coordinator_attempts_total {attempts}");
+        coordinator.metric(&attempts).await;
+        let denied = format!("lava_coordinator_retries_denied_total {denied}");
+        coordinator.metric(&denied).await;
+    }
 }

@@ -10,9 +10,10 @@ use lava_proto::worker::decode_server::{Decode, DecodeServer};
 use lava_proto::worker::prefill_server::{Prefill, PrefillServer};
 use lava_proto::worker::worker_server::{Worker, WorkerServer};
 use lava_proto::worker::{
-    DecodeDone, DecodeEvent, DecodeRequest, DescribeRequest, Description, FirstStep, FirstToken,
-    GetTextFilesRequest, Load, Model, PrefillDone, PrefillEvent, PrefillRequest, Reserved, Role,
-    RowDtype, TextFiles, Tokens, decode_event, prefill_event,
+    DecodeDone, DecodeEvent, DecodeRequest, DescribeRequest, Description, DrainRequest,
+    DrainResponse, FirstStep, FirstToken, GetTextFilesRequest, Load, Model, PrefillDone,
+    PrefillEvent, PrefillRequest, Reserved, Role, RowDtype, TextFiles, Tokens, decode_event,
+    prefill_event,
 };
 use lava_test_support::{HfDtype, ToyModel, VOCAB_MIN};
 use tokio::net::TcpListener;
@@ -287,6 +288,11 @@ impl Worker for Service {
     ) -> Result<Response<TextFiles>, Status> {
         let content = self.content.clone().into();
         Ok(Response::new(TextFiles { content }))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        self.description.lock().unwrap().draining = true;
+        Ok(Response::new(DrainResponse::default()))
     }
 }
 

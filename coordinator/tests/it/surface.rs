@@ -1,6 +1,9 @@
 //! What clients see besides answers: models, tokens, refusals, health, reflection.
 
-use lava_cluster::{Member, Registry};
+use std::time::Duration;
+
+use lava_cluster::Registry;
+use lava_node::Health;
 use lava_proto::v1::{
     Chat, ChatMessage, GenerateResponse, GetModelRequest, ListModelsRequest, Prompt,
     TokenizeRequest, prompt,
@@ -18,23 +21,22 @@ use crate::{Coordinator, text, within};
 async fn models_are_listed_once_a_pair_of_workers_serves_them() {
     let p = Scripted::prefill("p").await;
     let d = Scripted::decode("d").await;
-    let registry = Registry::new();
+    let registry = Registry::memory();
     let coordinator = Coordinator::with(registry.clone(), |_| {}).await;
     let status = coordinator.refused(text("hello")).await;
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.message(), "no worker has described itself yet");
-    let register = |worker: &Scripted| {
-        let address = worker.address.clone();
-        registry.register(Member { address })
+    let register = |id: &str, worker: &Scripted| {
+        registry.register(id.to_owned(), worker.address.clone(), &Health::new())
     };
-    let _p = register(&p);
+    let _p = register("p", &p);
     coordinator
         .metric("lava_coordinator_workers_ready{role=\"prefill\"} 1")
         .await;
     let mut client = coordinator.client();
     let listed = client.list_models(ListModelsRequest {}).await.unwrap();
     assert!(listed.into_inner().models.is_empty());
-    let registration = register(&d);
+    let _d = register("d", &d);
     coordinator.serving().await;
     let listed = client.list_models(ListModelsRequest {}).await.unwrap();
     let models = listed.into_inner().models;
@@ -47,10 +49,55 @@ async fn models_are_listed_once_a_pair_of_workers_serves_them() {
     assert_eq!((model.layers, model.kv_heads, model.row_bytes), (2, 2, 64));
     assert_eq!((model.prefill_workers, model.decode_workers), (1, 1));
     assert!(model.chat);
-    drop(registration);
+}
+
+#[tokio::test]
+async fn a_worker_that_the_registry_lost_is_used_while_it_answers() {
+    let p = Scripted::prefill("p").await;
+    let d = Scripted::decode("d").await;
+    let registry = Registry::memory();
+    let register = |id: &str, worker: &Scripted| {
+        registry.register(id.to_owned(), worker.address.clone(), &Health::new())
+    };
+    let records = [register("p", &p), register("d", &d)];
+    let coordinator = Coordinator::with(registry.clone(), |_| {}).await;
+    coordinator.serving().await;
+    drop(records);
+    assert!(registry.follow(&Health::new()).members().is_empty());
+    // Many probes later both are still ready.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut client = coordinator.client();
+    let listed = client.list_models(ListModelsRequest {}).await.unwrap();
+    assert_eq!(listed.into_inner().models[0].decode_workers, 1);
+    drop(d);
     coordinator
         .metric("lava_coordinator_workers_ready{role=\"decode\"} 0")
         .await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"prefill\"} 1")
+        .await;
+}
+
+#[tokio::test]
+async fn an_address_that_another_worker_has_taken_over_is_not_the_registered_worker() {
+    let p = Scripted::prefill("p").await;
+    let d = Scripted::decode("d").await;
+    let registry = Registry::memory();
+    let register = |id: &str, worker: &Scripted| {
+        registry.register(id.to_owned(), worker.address.clone(), &Health::new())
+    };
+    // The record of a worker that died, whose port the new decode worker got.
+    let _records = [register("p", &p), register("dead", &d)];
+    let coordinator = Coordinator::with(registry.clone(), |_| {}).await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"prefill\"} 1")
+        .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 0")
+        .await;
+    let _d = register("d", &d);
+    coordinator.serving().await;
 }
 
 #[tokio::test]
@@ -171,7 +218,7 @@ async fn health_is_told_by_name() {
 
 #[tokio::test]
 async fn reflection_lists_the_services_in_both_versions() {
-    let coordinator = Coordinator::with(Registry::new(), |_| {}).await;
+    let coordinator = Coordinator::with(Registry::memory(), |_| {}).await;
     let expected = ["grpc.health.v1.Health", "lava.v1.Inference"];
     macro_rules! check {
         ($version:ident) => {{

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod coordinator;
+mod drain;
 mod generate;
 mod golden;
 mod model;
@@ -39,6 +40,8 @@ enum Command {
     Prefill(process::ConfigArgs),
     /// Run a decode worker.
     Decode(process::ConfigArgs),
+    /// Let a worker finish what it has and end.
+    Drain(drain::Drain),
     /// Answer a prompt and show what the cache kept: in this process, or from a coordinator.
     Generate(Box<options::Generate>),
     /// Compare the engine with a golden file; fails past the tolerances.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Coordinator(args) => coordinator::run(&args).map(done),
         Command::Prefill(args) => workers::prefill(&args).map(done),
         Command::Decode(args) => workers::decode(&args).map(done),
+        Command::Drain(options) => drain::run(&options).map(done),
         Command::Generate(options) => match &options.addr {
             Some(address) => remote::run(&options, address).map(done),
             None => generate::run(&options).map(done),

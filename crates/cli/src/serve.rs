@@ -5,12 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lava_cluster::{Member, Registration, Registry};
+use lava_cluster::Registry;
 use lava_coordinator::CoordinatorMetrics;
 use lava_decode_worker::{DecodeSection, DecodeWorker};
 use lava_node::{Health, HttpConfig, Shutdown, TelemetryConfig};
 use lava_prefill_worker::{PrefillSection, PrefillWorker};
-use lava_worker::ModelSection;
+use lava_worker::{Membership, ModelSection};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
@@ -79,21 +79,21 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
         let judged = health.clone();
         let shutdown = process.observe(&judged).await?;
 
-        let registry = Registry::new();
+        let registry = Registry::memory();
         // The workers go on until the coordinator has no request left.
         let workers_end = Shutdown::new();
-        let (prefill_at, _prefill) = join(&registry).await?;
-        let (decode_at, _decode) = join(&registry).await?;
+        let (prefill_at, prefill_membership) = join(&registry, "prefill").await?;
+        let (decode_at, decode_membership) = join(&registry, "decode").await?;
         let (prefill_health, decode_health) = (Health::new(), Health::new());
         let prefilling = prefill.serve(
             prefill_at,
-            worker_id("prefill")?,
+            prefill_membership,
             prefill_health.clone(),
             workers_end.clone(),
         );
         let decoding = decode.serve(
             decode_at,
-            worker_id("decode")?,
+            decode_membership,
             decode_health.clone(),
             workers_end.clone(),
         );
@@ -123,16 +123,18 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
 }
 
 /// A loopback port for a worker, and its entry in the registry.
-async fn join(registry: &Registry) -> Result<(TcpListener, Registration)> {
+async fn join(registry: &Registry, role: &str) -> Result<(TcpListener, Membership)> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = listen(any).await?;
     let address = listener
         .local_addr()
         .context("a bound socket has an address")?;
-    let registration = registry.register(Member {
+    let membership = Membership {
+        registry: registry.clone(),
+        worker_id: worker_id(role)?,
         address: address.to_string(),
-    });
-    Ok((listener, registration))
+    };
+    Ok((listener, membership))
 }
 
 #[cfg(test)]

@@ -1,154 +1,118 @@
-//! The members, and who follows them.
+//! The two ends of a registry, wherever it lives: a worker's registration and a coordinator's view.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use lava_node::Health;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::Member;
+use crate::etcd::{self, Etcd};
+use crate::memory::{self, Memory};
+use crate::{ClusterMetrics, EtcdPlan, Members};
 
-/// The members of a cluster, in memory. Clones share them.
+/// Where workers register and coordinators look. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Registry {
-    shared: Arc<Shared>,
+pub enum Registry {
+    /// In this process.
+    Memory(Memory),
+    /// In etcd.
+    Etcd(Etcd),
 }
 
-/// Holds a member in its registry; dropping it takes the member out.
+/// Keeps a worker registered. Dropping it takes the record out, at once where that is possible, or else
+/// when its lease runs out.
 #[derive(Debug)]
-#[must_use = "dropped at once, the member is gone"]
-pub struct Registration {
-    member: Member,
-    shared: Arc<Shared>,
-}
+#[must_use = "dropped at once, the worker is gone"]
+pub struct Registration(Held);
 
 #[derive(Debug)]
-struct Shared {
-    /// How many registrations each member has: during a restart two may overlap.
-    counts: Mutex<BTreeMap<Member, usize>>,
-    published: watch::Sender<Arc<BTreeSet<Member>>>,
+enum Held {
+    Memory(memory::Registration),
+    Etcd(etcd::Registration),
+}
+
+/// A view that is kept current until it is dropped.
+#[derive(Debug)]
+pub struct Following {
+    members: watch::Receiver<Arc<Members>>,
+    /// What keeps it current, where that takes a task.
+    _follower: Option<AbortOnDropHandle<()>>,
 }
 
 impl Registry {
-    /// One without members.
-    #[expect(
-        clippy::new_without_default,
-        reason = "which registry a process has is decided once, by name"
-    )]
-    pub fn new() -> Registry {
+    /// One in memory, without members.
+    pub fn memory() -> Registry {
         Registry::of_addresses([])
     }
 
-    /// One with a fixed list, which later registrations add to. Repeated addresses count once.
+    /// One in memory with a fixed list, which later registrations add to. Repeated addresses count once.
     pub fn of_addresses(addresses: impl IntoIterator<Item = String>) -> Registry {
-        let members: BTreeSet<Member> = addresses
-            .into_iter()
-            .map(|address| Member { address })
-            .collect();
-        let counts = members.iter().map(|member| (member.clone(), 1)).collect();
-        Registry {
-            shared: Arc::new(Shared {
-                counts: Mutex::new(counts),
-                published: watch::Sender::new(Arc::new(members)),
-            }),
-        }
+        Registry::Memory(Memory::of_addresses(addresses))
     }
 
-    /// Adds a member for as long as the answer lives.
-    pub fn register(&self, member: Member) -> Registration {
-        self.shared.change(|counts| {
-            *counts.entry(member.clone()).or_default() += 1;
-        });
-        Registration {
-            member,
-            shared: Arc::clone(&self.shared),
-        }
+    /// One in etcd. Nothing is asked of etcd before somebody registers or follows.
+    pub fn etcd(plan: EtcdPlan, metrics: ClusterMetrics) -> Registry {
+        Registry::Etcd(Etcd::new(plan, metrics))
     }
 
-    /// The members now, and news of every change. A slow follower skips states and always gets the
-    /// last one. It ends when the last registry and registration are gone.
-    pub fn watch(&self) -> watch::Receiver<Arc<BTreeSet<Member>>> {
-        self.shared.published.subscribe()
+    /// Registers the worker with this id, reachable at `address` (host:port), for as long as the answer
+    /// lives. If the registry is out of reach, it is tried until it is back; a task that dies of a bug
+    /// makes `health` fail. A later registration of the same worker in this process takes the record over.
+    ///
+    /// # Panics
+    ///
+    /// If the registry is in etcd and this is called outside a tokio runtime.
+    pub fn register(&self, worker: String, address: String, health: &Health) -> Registration {
+        Registration(match self {
+            Registry::Memory(memory) => Held::Memory(memory.register(worker, address)),
+            Registry::Etcd(etcd) => Held::Etcd(etcd.register(worker, address, health)),
+        })
     }
-}
 
-impl Shared {
-    /// Followers hear of it only if the set of members is another one.
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<Member, usize>)) {
-        // Nothing in here panics half way, so a poisoned map is whole.
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut counts);
-        let members: BTreeSet<Member> = counts.keys().cloned().collect();
-        self.published.send_if_modified(|published| {
-            let changed = **published != members;
-            if changed {
-                *published = Arc::new(members);
-            }
-            changed
-        });
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.shared.change(|counts| {
-            if let Some(count) = counts.get_mut(&self.member) {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(&self.member);
+    /// Follows the members; of a registry in etcd they are empty until it has answered. While it is out of
+    /// reach the last known ones stay; a task that dies of a bug makes `health` fail.
+    ///
+    /// # Panics
+    ///
+    /// If the registry is in etcd and this is called outside a tokio runtime.
+    pub fn follow(&self, health: &Health) -> Following {
+        match self {
+            Registry::Memory(memory) => Following {
+                members: memory.members(),
+                _follower: None,
+            },
+            Registry::Etcd(etcd) => {
+                let (members, follower) = etcd.follow(health);
+                Following {
+                    members,
+                    _follower: Some(follower),
                 }
             }
-        });
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member(address: &str) -> Member {
-        Member {
-            address: address.to_owned(),
+impl Registration {
+    /// Takes the record out and waits until that is done, within a bound.
+    pub async fn withdraw(self) {
+        match self.0 {
+            Held::Memory(registration) => drop(registration),
+            Held::Etcd(registration) => registration.withdraw().await,
         }
     }
+}
 
-    fn now(registry: &Registry) -> Vec<String> {
-        let members = registry.watch().borrow().clone();
-        members.iter().map(Member::to_string).collect()
+impl Following {
+    /// The members now.
+    pub fn members(&mut self) -> Arc<Members> {
+        Arc::clone(&self.members.borrow_and_update())
     }
 
-    #[test]
-    fn a_fixed_list_stays_and_repeats_count_once() {
-        let registry = Registry::of_addresses(["b:1", "a:1", "b:1"].map(str::to_owned));
-        assert_eq!(now(&registry), ["a:1", "b:1"]);
-        drop(registry.register(member("a:1")));
-        assert_eq!(now(&registry), ["a:1", "b:1"]);
-    }
-
-    #[test]
-    fn a_registration_lasts_as_long_as_its_value() {
-        let registry = Registry::new();
-        let first = registry.register(member("a:1"));
-        let second = registry.clone().register(member("a:1"));
-        assert_eq!(now(&registry), ["a:1"]);
-        drop(first);
-        assert_eq!(now(&registry), ["a:1"]);
-        drop(second);
-        assert!(now(&registry).is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_follower_hears_of_changes_and_of_nothing_else() {
-        let registry = Registry::new();
-        let mut follower = registry.watch();
-        let first = registry.register(member("a:1"));
-        follower.changed().await.unwrap();
-        assert_eq!(follower.borrow_and_update().len(), 1);
-        let again = registry.register(member("a:1"));
-        assert!(!follower.has_changed().unwrap());
-        drop((first, again));
-        follower.changed().await.unwrap();
-        assert!(follower.borrow_and_update().is_empty());
-        drop(registry);
-        assert!(follower.changed().await.is_err());
+    /// Waits for a change. A slow follower skips states and always gets the last one. Waits for ever once
+    /// nobody can register any more.
+    pub async fn changed(&mut self) {
+        if self.members.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 }

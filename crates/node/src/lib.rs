@@ -22,6 +22,8 @@ mod metrics;
 
 mod held;
 
+mod backoff;
+
 mod health;
 
 pub mod http;
@@ -30,6 +32,7 @@ mod shutdown;
 
 mod supervise;
 
+pub use backoff::Backoff;
 pub use error::{ConfigError, Origin};
 pub use health::{Health, State};
 pub use held::Held;

@@ -1,11 +1,12 @@
 //! Toy models for tests: random weights of every supported architecture, in memory and in the file formats that
 //! real checkpoints come in. One [`ToyModel`] gives the same numbers as tensors under Hugging Face names, as a
 //! Hugging Face folder and as a GGUF file, so a test can load it twice and demand equality. The writers share no
-//! code with the crates that read, which is what makes them a check. A `[dev-dependencies]` entry only: no
-//! program may use it.
+//! code with the crates that read, which is what makes them a check. And a real etcd, whose nodes are killed and
+//! frozen. A `[dev-dependencies]` entry only: no program may use it.
 
 mod architecture;
 mod encode;
+mod etcd;
 mod gguf;
 mod gguf_file;
 mod hf;
@@ -16,6 +17,7 @@ mod rope;
 mod tokenizer;
 
 pub use architecture::Architecture;
+pub use etcd::{Etcd, free_port};
 pub use gguf::GgufKind;
 pub use hf::HfDtype;
 pub use model::{ToyModel, ToyTensor};

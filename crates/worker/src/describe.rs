@@ -1,11 +1,12 @@
-//! The service that coordinators ask who a worker is.
+//! The service that coordinators ask who a worker is, and that operators end it by.
 
 use std::sync::Arc;
 
-use lava_node::{Health, State};
+use lava_node::{Health, Shutdown, State};
 use lava_proto::worker::worker_server::{Worker, WorkerServer};
 use lava_proto::worker::{
-    DescribeRequest, Description, GetTextFilesRequest, Load, Role, TextFiles,
+    DescribeRequest, Description, DrainRequest, DrainResponse, GetTextFilesRequest, Load, Role,
+    TextFiles,
 };
 use tonic::{Request, Response, Status};
 
@@ -21,6 +22,7 @@ pub struct Describe {
     loaded: Arc<Loaded>,
     busy: Busy,
     health: Health,
+    shutdown: Shutdown,
 }
 
 impl Describe {
@@ -31,6 +33,7 @@ impl Describe {
         loaded: Arc<Loaded>,
         busy: Busy,
         health: Health,
+        shutdown: Shutdown,
     ) -> WorkerServer<Self> {
         WorkerServer::new(Self {
             worker_id,
@@ -38,6 +41,7 @@ impl Describe {
             loaded,
             busy,
             health,
+            shutdown,
         })
         .max_encoding_message_size(lava_proto::MESSAGE_BYTES_MAX)
     }
@@ -64,5 +68,15 @@ impl Worker for Describe {
     ) -> Result<Response<TextFiles>, Status> {
         let content = self.loaded.text();
         Ok(Response::new(TextFiles { content }))
+    }
+
+    async fn drain(
+        &self,
+        _request: Request<DrainRequest>,
+    ) -> Result<Response<DrainResponse>, Status> {
+        tracing::info!("shutting down at a call");
+        self.shutdown.trigger();
+        let load = Some((self.busy)());
+        Ok(Response::new(DrainResponse { load }))
     }
 }

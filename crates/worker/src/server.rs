@@ -9,6 +9,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
+use crate::membership::Membership;
+
 /// Streams of one connection: coordinators share one connection for all their requests.
 const STREAMS_MAX: u32 = 4096;
 /// Streams that may be reset before they were accepted. A coordinator that gives up many requests at
@@ -43,19 +45,21 @@ pub struct Drain<F> {
     pub idle: F,
 }
 
-/// Serves until `shutdown`. Then the worker takes nothing new, but the server goes on until `drain` is
-/// over: requests that were let in still need it.
+/// Registers the worker and serves until `shutdown`. Then the worker leaves the registry and takes nothing
+/// new, but the server goes on until `drain` is over: requests that were let in still need it.
 ///
 /// # Errors
 /// The socket failed.
 pub async fn serve(
     router: Router,
     listener: TcpListener,
+    membership: Membership,
     health: Health,
     shutdown: Shutdown,
     drain: Drain<impl Fn() -> bool>,
 ) -> Result<(), tonic::transport::Error> {
     health.serving();
+    let registration = membership.register(&health);
     let stop = Shutdown::new();
     let incoming = TcpListenerStream::new(listener);
     let server = router.serve_with_incoming_shutdown(incoming, stop.triggered());
@@ -63,6 +67,7 @@ pub async fn serve(
         shutdown.triggered().await;
         health.draining();
         tracing::info!("draining");
+        registration.withdraw().await;
         let until_idle = async {
             while !(drain.idle)() {
                 sleep(LOOK_INTERVAL).await;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lava_cluster::Registry;
 use lava_engine::ModelFiles;
 use lava_node::{Health, Metrics, Shutdown};
 use lava_prefill_worker::{PrefillSection, PrefillWorker};
@@ -11,7 +12,7 @@ use lava_proto::v1::Sampling;
 use lava_proto::worker::prefill_client::PrefillClient;
 use lava_proto::worker::prefill_event::Event;
 use lava_proto::worker::{Attempt, FirstToken, PrefillDone, PrefillRequest};
-use lava_worker::{Loaded, ModelSection, RowDtypeName};
+use lava_worker::{Loaded, Membership, ModelSection, RowDtypeName};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tonic::Status;
@@ -34,7 +35,11 @@ pub(crate) async fn start(loaded: Arc<Loaded>) -> PrefillClient<Channel> {
     let worker = PrefillWorker::new(PrefillSection::default(), loaded, &mut Metrics::new());
     tokio::spawn(worker.serve(
         listener,
-        "prefill-test".into(),
+        Membership {
+            registry: Registry::memory(),
+            worker_id: "prefill-test".into(),
+            address: address.to_string(),
+        },
         Health::new(),
         Shutdown::new(),
     ));

@@ -89,6 +89,16 @@ pub struct Load {
 /// Nothing yet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetTextFilesRequest {}
+/// Nothing yet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainRequest {}
+/// The drain has begun.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainResponse {
+    /// What is still to be served.
+    #[prost(message, optional, tag = "1")]
+    pub load: ::core::option::Option<Load>,
+}
 /// Tokenizer and chat template.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TextFiles {
@@ -564,6 +574,21 @@ pub mod worker_client {
                 .insert(GrpcMethod::new("lava.worker.v1.Worker", "GetTextFiles"));
             self.inner.unary(req, path, codec).await
         }
+        /// Ends it as SIGTERM does: it takes nothing new, serves what it has within its drain timeout, and exits with status 0.
+        pub async fn drain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DrainRequest>,
+        ) -> std::result::Result<tonic::Response<super::DrainResponse>, tonic::Status> {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/lava.worker.v1.Worker/Drain");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lava.worker.v1.Worker", "Drain"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -589,6 +614,11 @@ pub mod worker_server {
             &self,
             request: tonic::Request<super::GetTextFilesRequest>,
         ) -> std::result::Result<tonic::Response<super::TextFiles>, tonic::Status>;
+        /// Ends it as SIGTERM does: it takes nothing new, serves what it has within its drain timeout, and exits with status 0.
+        async fn drain(
+            &self,
+            request: tonic::Request<super::DrainRequest>,
+        ) -> std::result::Result<tonic::Response<super::DrainResponse>, tonic::Status>;
     }
     /// Every worker.
     #[derive(Debug)]
@@ -724,6 +754,43 @@ pub mod worker_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetTextFilesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lava.worker.v1.Worker/Drain" => {
+                    #[allow(non_camel_case_types)]
+                    struct DrainSvc<T: Worker>(pub Arc<T>);
+                    impl<T: Worker> tonic::server::UnaryService<super::DrainRequest> for DrainSvc<T> {
+                        type Response = super::DrainResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DrainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Worker>::drain(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DrainSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,5 +1,8 @@
 //! Events of scripts, in short.
 
+use std::time::Duration;
+
+use lava_node::Backoff;
 use tonic::Status;
 
 use crate::flight::*;
@@ -7,7 +10,17 @@ use crate::snapshot::samples::id;
 
 pub(super) fn plan() -> Plan {
     Plan {
-        attempts_max: 3,
+        retry: Retry {
+            attempts_max: 3,
+            pause: Backoff {
+                first: Duration::from_millis(20),
+                most: Duration::from_secs(1),
+            },
+            place_wait_max: Duration::from_secs(5),
+            reserve_max: Duration::from_secs(5),
+            silence_max: Duration::from_secs(30),
+        },
+        seed: 0,
         max_tokens: 5,
         capped: false,
         end_of_text: [2].into(),
@@ -29,6 +42,18 @@ pub(super) fn placed(attempt: u32) -> Event {
         pages_max: 1,
     };
     Event::Placed { attempt, at }
+}
+
+pub(super) fn not_placed(attempt: u32, time_left_ms: u64) -> Event {
+    Event::NotPlaced {
+        attempt,
+        why: NoPlace::NoWorkers,
+        time_left: Duration::from_millis(time_left_ms),
+    }
+}
+
+pub(super) fn pause_over(attempt: u32) -> Event {
+    Event::PauseOver { attempt }
 }
 
 fn decode(attempt: u32, event: DecodeEvent) -> Event {

@@ -51,6 +51,28 @@ impl Answer {
         self.tokens.iter().map(|token| token.id).collect()
     }
 
+    /// Reads on until there are this many tokens, or else to the end.
+    pub(crate) async fn read(
+        &mut self,
+        stream: &mut Streaming<v1::GenerateResponse>,
+        tokens: usize,
+    ) -> Result<(), Status> {
+        while self.tokens.len() < tokens {
+            let Some(message) = next(stream).await? else {
+                assert!(
+                    self.finish.is_some(),
+                    "an answer ends with its last message"
+                );
+                return Ok(());
+            };
+            assert!(self.finish.is_none(), "nothing follows the last message");
+            self.text.push_str(&message.text);
+            self.tokens.extend(message.tokens);
+            self.finish = message.finish;
+        }
+        Ok(())
+    }
+
     pub(crate) fn transfer(&self) -> v1::TransferStats {
         let finish = self
             .finish
@@ -75,15 +97,6 @@ pub(crate) async fn ask(
 ) -> Result<Answer, Status> {
     let mut stream = client.generate(request).await?.into_inner();
     let mut answer = Answer::default();
-    while let Some(message) = next(&mut stream).await? {
-        assert!(answer.finish.is_none(), "nothing follows the last message");
-        answer.text.push_str(&message.text);
-        answer.tokens.extend(message.tokens);
-        answer.finish = message.finish;
-    }
-    assert!(
-        answer.finish.is_some(),
-        "an answer ends with its last message"
-    );
+    answer.read(&mut stream, usize::MAX).await?;
     Ok(answer)
 }

@@ -1,7 +1,7 @@
 //! Processes of the binary for one test: all roles in one, or each on its own. They end with the test.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Gauges that are 0 when nothing is held.
-const HELD: [&str; 12] = [
+pub(crate) const HELD: [&str; 12] = [
     "lava_coordinator_flights",
     "lava_coordinator_flights_stuck",
     "lava_prefill_queue",
@@ -39,8 +39,7 @@ pub(crate) struct Process {
 
 /// A port that was free a moment ago.
 pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], lava_test_support::free_port()))
 }
 
 impl Process {
@@ -89,10 +88,36 @@ impl Process {
 
     /// Ends it as an operator would, and gives its exit code.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(sent.success());
+        self.signal("TERM");
+        self.exit_code()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let signal = format!("-{signal}");
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([&signal, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// host:port of a worker's gRPC port, as its log has it.
+    pub(crate) fn address(&self) -> String {
+        let log = self.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let ready = |line: serde_json::Value| {
+            let is_ready = line["message"].as_str()?.ends_with(" worker ready");
+            is_ready.then(|| line["address"].as_str().map(str::to_owned))?
+        };
+        lines
+            .into_iter()
+            .find_map(ready)
+            .expect("the worker logs its address")
     }
 }
 
@@ -226,7 +251,7 @@ impl Cluster {
     }
 }
 
-fn push_settings(arguments: &mut Vec<String>, settings: &[&str]) {
+pub(crate) fn push_settings(arguments: &mut Vec<String>, settings: &[&str]) {
     for setting in settings {
         arguments.extend(["--set".to_owned(), (*setting).to_owned()]);
     }

@@ -6,7 +6,9 @@ mod asking;
 mod bad_input;
 mod clients;
 mod cluster;
+mod fleet;
 mod load;
+mod promises;
 mod transfer;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,418 @@
+//! What docs/promises.md says of faults, with real processes and a real etcd. Each test is named after its row.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lava_proto::v1;
+use lava_proto::v1::inference_client::InferenceClient;
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::asking::{Answer, ask, tokens};
+use crate::fleet::Fleet;
+use crate::{lava, text};
+
+/// A token that is less likelier than this than the next one, in nats, may be another one where the same
+/// is computed in another order.
+const MARGIN_MIN: f32 = 0.05;
+
+/// A greedy request that runs to its last token.
+fn request(prompt_tokens: u32, max_tokens: u32, budget: u32) -> v1::GenerateRequest {
+    let ids = (0..prompt_tokens)
+        .map(|i| 500 + (i * 31) % 20_000)
+        .collect();
+    v1::GenerateRequest {
+        ignore_end_of_text: true,
+        logprobs: Some(2),
+        ..tokens("model", ids, max_tokens, budget)
+    }
+}
+
+/// The answers have the same tokens up to the first one that was nearly another one. Returns how many.
+#[track_caller]
+fn check_same(undisturbed: &Answer, answer: &Answer) -> usize {
+    assert_eq!(undisturbed.tokens.len(), answer.tokens.len());
+    let is_clear = |token: &v1::Token| token.top[0].logprob - token.top[1].logprob >= MARGIN_MIN;
+    let same = undisturbed
+        .tokens
+        .iter()
+        .take_while(|token| is_clear(token))
+        .count();
+    assert_eq!(undisturbed.ids()[..same], answer.ids()[..same]);
+    same
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_1_a_killed_decode_worker_leaves_no_gap_no_repeat_and_nothing_held() {
+    const TOKENS: u32 = 48;
+    let mut fleet = Fleet::start();
+    let mut client = fleet.client().await;
+    for (prompt_tokens, budget) in [(40, 1024), (300, 128)] {
+        let request = request(prompt_tokens, TOKENS, budget);
+        let undisturbed = ask(&mut client, request.clone()).await.unwrap();
+        let mut answer = Answer::default();
+        let mut stream = client.generate(request).await.unwrap().into_inner();
+        answer.read(&mut stream, 8).await.unwrap();
+        let victim = fleet.busy("decode", "lava_decode_slots");
+        let victim = victim.expect("a decode worker is in the middle of the answer");
+        fleet.kill(&victim);
+        answer.read(&mut stream, usize::MAX).await.unwrap();
+
+        assert_eq!(answer.tokens.len(), TOKENS as usize);
+        assert_eq!(answer.transfer().recomputes, 1);
+        assert_eq!(undisturbed.transfer().recomputes, 0);
+        if prompt_tokens <= budget {
+            let same = check_same(&undisturbed, &answer);
+            println!("the same up to token {same} of {TOKENS}");
+            assert!(
+                same >= 16,
+                "{same} tokens say little about the ones after the kill"
+            );
+        }
+        fleet.idle();
+        fleet.workers_ready("decode", 1);
+        fleet.restart(&victim);
+        fleet.workers_ready("decode", 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_1_a_killed_prefill_worker_costs_a_recompute_and_no_request() {
+    let mut fleet = Fleet::start();
+    let mut client = fleet.client().await;
+    let request = request(1200, 8, 128);
+    let undisturbed = ask(&mut client, request.clone()).await.unwrap();
+    let mut stream = client.generate(request).await.unwrap().into_inner();
+    // Its first rows are on their way, so it is in the middle of its layers.
+    fleet.until_busy("decode", "lava_decode_transfers").await;
+    let victim = fleet.busy("prefill", "lava_prefill_queue");
+    let victim = victim.expect("a prefill worker has the prompt");
+    fleet.kill(&victim);
+    let mut answer = Answer::default();
+    answer.read(&mut stream, usize::MAX).await.unwrap();
+    assert_eq!(answer.ids(), undisturbed.ids());
+    assert_eq!(answer.transfer().recomputes, 1);
+    fleet.idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_2_a_reservation_is_kept_while_its_prompt_waits_its_turn() {
+    let mut fleet = Fleet::start();
+    assert_eq!(fleet.terminate("prefill-1"), Some(0));
+    fleet.workers_ready("prefill", 1);
+    let mut client = fleet.client().await;
+    let mut first = client
+        .generate(request(1800, 2, 128))
+        .await
+        .unwrap()
+        .into_inner();
+    fleet.until_busy("prefill", "lava_prefill_queue").await;
+    // Leases in etcd last 2 s, and the prompt waits for longer than that.
+    let began = Instant::now();
+    let waiting = ask(&mut client, request(30, 4, 128)).await.unwrap();
+    assert_eq!(waiting.transfer().recomputes, 0);
+    assert!(
+        waiting.transfer().queue_ms > 3000.0,
+        "{:?}",
+        waiting.transfer()
+    );
+    assert!(began.elapsed() > Duration::from_secs(3));
+    let mut answer = Answer::default();
+    answer.read(&mut first, usize::MAX).await.unwrap();
+    assert_eq!(fleet.metric("lava_decode_refused_total"), 0.0);
+    fleet.idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_5_a_frozen_worker_is_an_error_and_not_a_hang() {
+    let fleet = Fleet::with(&[("coordinator", "workers.keep_alive_ms=1000")]);
+    let mut client = fleet.client().await;
+    let mut stream = client
+        .generate(request(60, 60, 128))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut answer = Answer::default();
+    answer.read(&mut stream, 4).await.unwrap();
+    let frozen = fleet
+        .busy("decode", "lava_decode_slots")
+        .expect("it decodes");
+    fleet.process(&frozen).signal("STOP");
+    let began = Instant::now();
+    answer.read(&mut stream, 6).await.unwrap();
+    let took = began.elapsed();
+    println!("a frozen decode worker was noticed after {took:?}");
+    answer.read(&mut stream, usize::MAX).await.unwrap();
+    assert_eq!((answer.tokens.len(), answer.transfer().recomputes), (60, 1));
+    fleet.process(&frozen).signal("CONT");
+    fleet.idle();
+
+    let mut stream = client
+        .generate(request(1200, 4, 128))
+        .await
+        .unwrap()
+        .into_inner();
+    fleet.until_busy("decode", "lava_decode_transfers").await;
+    let frozen = fleet
+        .busy("prefill", "lava_prefill_queue")
+        .expect("it prefills");
+    fleet.process(&frozen).signal("STOP");
+    let mut answer = Answer::default();
+    answer.read(&mut stream, usize::MAX).await.unwrap();
+    assert_eq!(answer.transfer().recomputes, 1);
+    fleet.process(&frozen).signal("CONT");
+    fleet.idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_5_with_no_worker_left_requests_are_unavailable_within_their_deadline() {
+    const DEADLINE: Duration = Duration::from_secs(20);
+    let mut fleet = Fleet::start();
+    let mut client = fleet.client().await;
+    let mut long = tonic::Request::new(request(40, 2000, 1024));
+    long.set_timeout(DEADLINE);
+    let began = Instant::now();
+    let mut stream = client.generate(long).await.unwrap().into_inner();
+    let mut answer = Answer::default();
+    answer.read(&mut stream, 4).await.unwrap();
+    fleet.kill("decode-0");
+    fleet.kill("decode-1");
+    let ended = answer.read(&mut stream, usize::MAX).await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable, "{ended}");
+    assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
+    fleet.idle();
+    fleet.workers_ready("decode", 0);
+    let began = Instant::now();
+    let refused = ask(&mut client, request(40, 4, 128)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    fleet.restart("decode-0");
+    fleet.workers_ready("decode", 1);
+    ask(&mut client, request(40, 4, 128)).await.unwrap();
+}
+
+/// Requests one after another, until told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<usize>,
+}
+
+impl Load {
+    /// `streams` at a time. A request that is refused at the door goes to the next coordinator; one that was
+    /// let in must come to its end.
+    fn start(fleet: &Fleet, streams: usize) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for stream in 0..streams {
+            let (clients, stop) = (fleet.clients(), Arc::clone(&stop));
+            tasks.spawn(async move {
+                let mut answered = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let shape = (stream + answered) % 4;
+                    let request = request([24, 60, 150, 90][shape], 6 + shape as u32, 64);
+                    ask_any(clients.clone(), stream + answered, request).await;
+                    answered += 1;
+                }
+                answered
+            });
+        }
+        Load { stop, tasks }
+    }
+
+    /// How many requests were answered, all of them whole.
+    async fn stop(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await.into_iter().sum()
+    }
+}
+
+async fn ask_any(
+    mut clients: Vec<InferenceClient<Channel>>,
+    first: usize,
+    request: v1::GenerateRequest,
+) {
+    let began = Instant::now();
+    for turn in first.. {
+        let at = turn % clients.len();
+        match clients[at].generate(request.clone()).await {
+            Ok(response) => {
+                let mut answer = Answer::default();
+                let whole = answer.read(&mut response.into_inner(), usize::MAX).await;
+                whole.expect("an answer that has begun comes to its end");
+                assert_eq!(answer.tokens.len() as u32, request.max_tokens.unwrap());
+                assert_eq!(answer.transfer().recomputes, 0);
+                return;
+            }
+            Err(refused) => check_refusal(&refused, began),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn check_refusal(refused: &Status, began: Instant) {
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "nobody takes requests: {refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_8_sixty_seconds_without_etcd_and_a_wiped_one_cost_no_request() {
+    let mut fleet = Fleet::start();
+    let load = Load::start(&fleet, 2);
+    fleet.etcd.kill(0);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let connected = |fleet: &Fleet| fleet.metric("lava_registry_connected");
+    assert_eq!(connected(&fleet), 0.0);
+    fleet.etcd.restart(0);
+    fleet.until("all five processes are connected again", || {
+        connected(&fleet) == 5.0
+    });
+
+    let registrations = fleet.metric("lava_registry_registrations_total");
+    fleet.etcd.kill(0);
+    fleet.etcd.wipe(0);
+    fleet.etcd.restart(0);
+    fleet.until("all four workers are registered again", || {
+        fleet.metric("lava_registry_registrations_total") >= registrations + 4.0
+    });
+    let answered = load.stop().await;
+    println!("{answered} requests were answered meanwhile");
+    assert!(
+        answered > 60,
+        "{answered} requests in more than 60 s are no load"
+    );
+    // Who has never seen them before finds them all.
+    fleet.restart("coordinator-1");
+    fleet.workers_ready("prefill", 2);
+    fleet.workers_ready("decode", 2);
+    fleet.idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_8_dead_workers_are_not_listed() {
+    let mut fleet = Fleet::start();
+    fleet.kill("decode-1");
+    fleet.workers_ready("decode", 1);
+    let is_known = |fleet: &Fleet| fleet.metric("lava_registry_members");
+    // The coordinator's view of the registry follows once the lease has run out.
+    fleet.until("its record is gone", || is_known(&fleet) == 3.0);
+    let mut client = fleet.client().await;
+    let models = client.list_models(v1::ListModelsRequest {}).await.unwrap();
+    let model = &models.into_inner().models[0];
+    assert_eq!((model.prefill_workers, model.decode_workers), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_9_room_is_granted_before_prefill_and_refused_early_with_a_time_to_come_back() {
+    // 9 MB: room for one of these requests in each decode worker.
+    let fleet = Fleet::with(&[("decode", "decode.cache_bytes=9000000")]);
+    let mut client = fleet.client().await;
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        let mut stream = client
+            .generate(request(300, 64, 256))
+            .await
+            .unwrap()
+            .into_inner();
+        let mut answer = Answer::default();
+        answer.read(&mut stream, 1).await.unwrap();
+        running.push((stream, answer));
+    }
+    let prefilled = fleet.metric("lava_prefill_prompt_tokens_total");
+    for _ in 0..8 {
+        let began = Instant::now();
+        let refused = ask(&mut client, request(300, 64, 256)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert_eq!(refused.metadata().get("retry-after-ms").unwrap(), "1000");
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    assert_eq!(fleet.metric("lava_prefill_prompt_tokens_total"), prefilled);
+    let never = ask(&mut client, request(700, 64, 1024)).await.unwrap_err();
+    assert_eq!(never.code(), Code::FailedPrecondition, "{never}");
+    for (mut stream, mut answer) in running {
+        answer.read(&mut stream, usize::MAX).await.unwrap();
+        assert_eq!(answer.tokens.len(), 64);
+    }
+    fleet.idle();
+    ask(&mut client, request(300, 64, 256)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_14_a_rolling_restart_of_all_processes_under_load_loses_no_request() {
+    let mut fleet = Fleet::start();
+    fleet.restart("coordinator-1");
+    fleet.workers_ready("decode", 2);
+    let load = Load::start(&fleet, 3);
+    for name in [
+        "decode-0",
+        "prefill-0",
+        "coordinator-0",
+        "decode-1",
+        "prefill-1",
+        "coordinator-1",
+    ] {
+        let began = Instant::now();
+        assert_eq!(fleet.terminate(name), Some(0), "{name} ends well");
+        let drained = began.elapsed();
+        fleet.restart(name);
+        fleet.workers_ready("prefill", 2);
+        fleet.workers_ready("decode", 2);
+        println!(
+            "{name} was drained in {drained:?} and back after {:?}",
+            began.elapsed()
+        );
+        if name == "coordinator-0" {
+            fleet.etcd.kill(0);
+            fleet.etcd.restart(0);
+        }
+    }
+    let answered = load.stop().await;
+    println!("{answered} requests were answered meanwhile");
+    assert!(answered > 20, "{answered} requests are no load");
+    fleet.idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_14_a_drained_worker_serves_what_it_has_within_its_limit_and_then_ends() {
+    let mut fleet = Fleet::with(&[("decode", "decode.drain_timeout_ms=2000")]);
+    let mut client = fleet.client().await;
+    // The first answer ends within the limit; the second one does not, and goes on elsewhere.
+    for (max_tokens, recomputes) in [(16, 0), (400, 1)] {
+        let mut stream = client
+            .generate(request(40, max_tokens, 1024))
+            .await
+            .unwrap()
+            .into_inner();
+        let mut answer = Answer::default();
+        answer.read(&mut stream, 2).await.unwrap();
+        let name = fleet
+            .busy("decode", "lava_decode_slots")
+            .expect("it decodes");
+        let drained = lava(&["drain", "--addr", &fleet.process(&name).address()]);
+        assert!(drained.status.success(), "{}", text(&drained.stderr));
+        assert_eq!(text(&drained.stdout), "draining; 1 requests are left\n");
+        fleet.workers_ready("decode", 1);
+        // It takes nothing new meanwhile.
+        let other = ask(&mut client, request(30, 2, 64)).await.unwrap();
+        assert_eq!(other.transfer().recomputes, 0);
+        answer.read(&mut stream, usize::MAX).await.unwrap();
+        assert_eq!(answer.tokens.len() as u32, max_tokens);
+        assert_eq!(answer.transfer().recomputes, recomputes);
+        assert_eq!(fleet.take(&name).exit_code(), Some(0));
+        fleet.restart(&name);
+        fleet.workers_ready("decode", 2);
+    }
+    fleet.idle();
+}
