@@ -209,3 +209,6 @@ impl Batcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

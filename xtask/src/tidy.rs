@@ -1,6 +1,7 @@
 //! The rules of the repository that no compiler checks.
 
 mod edges;
+mod promises;
 mod text;
 
 use std::path::Path;
@@ -20,12 +21,18 @@ pub(crate) fn run() -> Result<()> {
     found.extend(edges::unmapped(&crates, &architecture));
     found.extend(codegen::check()?);
     found.extend(heavy_coordinator()?);
+    let mut sources = Vec::new();
     for file in files()? {
         let Ok(bytes) = std::fs::read(shell::root().join(&file)) else {
             continue;
         };
         found.extend(text::check(Path::new(&file), &bytes));
+        if file.ends_with(".rs") {
+            sources.push(String::from_utf8_lossy(&bytes).into_owned());
+        }
     }
+    let document = std::fs::read_to_string(shell::root().join(promises::FILE))?;
+    found.extend(promises::check(&document, &sources));
     for line in &found {
         println!("{line}");
     }

@@ -384,3 +384,38 @@ async fn retries_beyond_the_budget_are_denied() {
         coordinator.metric(&denied).await;
     }
 }
+
+#[tokio::test]
+async fn promise_6_an_answer_whose_worker_lost_its_engine_goes_on_elsewhere() {
+    let mut p = Scripted::prefill("p").await;
+    let mut d1 = Scripted::decode("d1").await;
+    let mut d2 = Scripted::decode("d2").await;
+    let coordinator = Coordinator::start(&[&p, &d1, &d2]).await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 2")
+        .await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    let broken = d1.next_reserved(1).await;
+    let prefill = p.next_prefill().await;
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
+    assert_eq!(next(&mut answer).await.text, "a");
+    prefill.done(7).await;
+    // What a worker does whose engine panicked: its answers end, and it takes nothing new.
+    d1.description.lock().unwrap().draining = true;
+    drop(broken);
+    let again = d2.next_reserved(2).await;
+    let prefill_again = p.next_prefill().await;
+    prefill_again
+        .first(byte_id(b'b'), FinishReason::Unspecified)
+        .await;
+    prefill_again.done(7).await;
+    again.done(FinishReason::MaxTokens).await;
+    assert_eq!(next(&mut answer).await.text, "b");
+    let finish = next(&mut answer).await.finish.unwrap();
+    assert_eq!(finish.transfer.unwrap().recomputes, 1);
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 1")
+        .await;
+}

@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 
 /// Time for a node to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,24 +35,27 @@ struct Node {
 
 impl Etcd {
     /// Nodes that are ready.
-    pub fn start(nodes: usize) -> Etcd {
+    pub async fn start(nodes: usize) -> Etcd {
         let mut etcd = Etcd::stopped(nodes);
         for node in 0..nodes {
             etcd.spawn(node);
         }
         for node in 0..nodes {
-            etcd.until_ready(node);
+            etcd.until_ready(node).await;
         }
         etcd
     }
 
     /// Nodes that are yet to be started.
     pub fn stopped(nodes: usize) -> Etcd {
+        // All at once, so that no two are the same.
+        let mut ports = free_ports(nodes * 3).into_iter();
+        let mut port = || ports.next().expect("three for each node");
         let node = |_| Node {
             process: None,
-            client_port: free_port(),
-            peer_port: free_port(),
-            probe_port: free_port(),
+            client_port: port(),
+            peer_port: port(),
+            probe_port: port(),
         };
         Etcd {
             nodes: (0..nodes).map(node).collect(),
@@ -85,9 +89,9 @@ impl Etcd {
     }
 
     /// Starts a node with the data that it has.
-    pub fn restart(&mut self, node: usize) {
+    pub async fn restart(&mut self, node: usize) {
         self.spawn(node);
-        self.until_ready(node);
+        self.until_ready(node).await;
     }
 
     /// kill -9.
@@ -162,19 +166,18 @@ impl Etcd {
         assert!(before.is_none(), "the node was down");
     }
 
-    fn until_ready(&mut self, node: usize) {
-        let began = Instant::now();
-        while !is_ready(self.nodes[node].probe_port) {
-            let process = self.nodes[node].process.as_mut().expect("the node runs");
-            if let Some(status) = process.try_wait().unwrap() {
-                panic!("etcd ended at once: {status}");
+    async fn until_ready(&mut self, node: usize) {
+        let ready = async {
+            while !is_ready(self.nodes[node].probe_port) {
+                let process = self.nodes[node].process.as_mut().expect("the node runs");
+                if let Some(status) = process.try_wait().unwrap() {
+                    panic!("etcd ended at once: {status}");
+                }
+                sleep(Duration::from_millis(20)).await;
             }
-            assert!(
-                began.elapsed() < READY_TIMEOUT,
-                "node {node} of etcd is not ready in time"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        };
+        let ready = timeout(READY_TIMEOUT, ready).await;
+        ready.unwrap_or_else(|_| panic!("node {node} of etcd is not ready in time"));
     }
 
     fn data(&self, node: usize) -> PathBuf {
@@ -198,7 +201,9 @@ impl Drop for Etcd {
             }
             if std::thread::panicking() {
                 let log = fs::read_to_string(self.log(node)).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
+                // Until it is ready, etcd complains of our own probes.
+                let lines = log.lines().filter(|line| !line.contains("/health"));
+                let lines: Vec<&str> = lines.collect();
                 let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
                 eprintln!("-- etcd, node {node}:\n{}", last.join("\n"));
             }
@@ -213,15 +218,17 @@ fn program() -> PathBuf {
     Path::new(&tools).join("bin/etcd")
 }
 
-/// Below the ports that the system gives to connections, so that none of those takes the port of a node
-/// that is down for a moment.
-pub fn free_port() -> u16 {
-    loop {
+/// Ports of loopback that were free a moment ago, all different. They lie below those that the system gives
+/// to connections, so that none of these takes the port of a process that is down for a moment.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    let mut held = Vec::new();
+    while held.len() < count {
         let port = 20_000 + (getrandom::u32().unwrap() % 12_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
+        held.extend(TcpListener::bind(("127.0.0.1", port)));
     }
+    held.iter()
+        .map(|held| held.local_addr().unwrap().port())
+        .collect()
 }
 
 /// Whether the node answers, which it does once there is a leader.

@@ -17,7 +17,7 @@ mod rope;
 mod tokenizer;
 
 pub use architecture::Architecture;
-pub use etcd::{Etcd, free_port};
+pub use etcd::{Etcd, free_ports};
 pub use gguf::GgufKind;
 pub use hf::HfDtype;
 pub use model::{ToyModel, ToyTensor};

@@ -39,15 +39,32 @@ pub(crate) struct Process {
 
 /// A port that was free a moment ago.
 pub(crate) fn free_address() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], lava_test_support::free_port()))
+    SocketAddr::from(([127, 0, 0, 1], lava_test_support::free_ports(1)[0]))
 }
 
 impl Process {
     /// Starts `lava` with `arguments`; logs go to a file of `folder`.
     pub(crate) fn start(folder: &Path, name: &str, arguments: &[String]) -> Self {
+        Self::spawn(
+            Command::new(env!("CARGO_BIN_EXE_lava")),
+            folder,
+            name,
+            arguments,
+        )
+    }
+
+    /// The same with one thread for its engine, so that several engines share the machine without
+    /// spinning for each other's cores.
+    pub(crate) fn start_small(folder: &Path, name: &str, arguments: &[String]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lava"));
+        command.env("RAYON_NUM_THREADS", "1");
+        Self::spawn(command, folder, name, arguments)
+    }
+
+    fn spawn(mut command: Command, folder: &Path, name: &str, arguments: &[String]) -> Self {
         let http = free_address();
         let log = folder.join(format!("{name}.log"));
-        let child = Command::new(env!("CARGO_BIN_EXE_lava"))
+        let child = command
             .args(arguments)
             .args(["--set", "telemetry.format=json"])
             .args([

@@ -29,14 +29,14 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// Two workers of each role and one coordinator, ready.
-    pub(crate) fn start() -> Fleet {
-        Fleet::with(&[])
+    pub(crate) async fn start() -> Fleet {
+        Fleet::with(&[]).await
     }
 
     /// As [`start`](Self::start), with settings of one role each: `("decode", "decode.slots_max=2")`.
-    pub(crate) fn with(settings: &[(&'static str, &str)]) -> Fleet {
+    pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Fleet {
         let mut fleet = Fleet {
-            etcd: Etcd::start(1),
+            etcd: Etcd::start(1).await,
             running: BTreeMap::new(),
             coordinators: BTreeMap::new(),
             settings: BTreeMap::new(),
@@ -205,7 +205,7 @@ impl Fleet {
         }
         self.started += 1;
         let log = format!("{:02}-{name}", self.started);
-        let process = Process::start(self.folder.path(), &log, &arguments);
+        let process = Process::start_small(self.folder.path(), &log, &arguments);
         let before = self.running.insert(name.to_owned(), process);
         assert!(before.is_none(), "{name} runs already");
     }

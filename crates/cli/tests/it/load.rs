@@ -73,7 +73,7 @@ async fn run(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_32_requests_those_that_are_not_given_up_complete_and_nothing_is_left() {
+async fn promise_7_clients_that_leave_at_any_stage_leave_nothing_behind() {
     let cluster = Cluster::one_process(&model(SMOLLM2), &[NAME]);
     let client = cluster.client().await;
     let (leave, leaving) = tokio::sync::watch::channel(false);

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use lava_cluster::Members;
+use lava_test_support::Etcd;
 
 use crate::Process;
-use crate::etcd::Etcd;
+use crate::etcd::Reachable as _;
 
 #[tokio::test]
 async fn one_of_three_nodes_may_freeze() {

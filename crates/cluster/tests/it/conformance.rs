@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use lava_cluster::Members;
+use lava_test_support::Etcd;
 use tokio::time::Instant;
 
-use crate::etcd::Etcd;
+use crate::etcd::Reachable as _;
 use crate::{Process, TTL};
 
 #[tokio::test]
@@ -39,15 +40,21 @@ async fn check_all(process: &Process, settled: Duration) {
 
 async fn a_registration_appears_and_is_withdrawn(process: &Process) {
     let mut follower = process.follow();
-    for incarnation in [1, 2] {
+    let mut last = 0;
+    for _ in 0..2 {
         let registration = process.register("appears", "10.0.0.1:7071");
         let found = follower.until_there("appears", "10.0.0.1:7071").await;
-        assert_eq!(found, incarnation);
+        assert!(found > last, "{found} after {last}");
+        last = found;
         registration.withdraw().await;
         let withdrawn = Instant::now();
         follower.until("nobody", Members::is_empty).await;
         // It was taken out, and did not only run out.
-        assert!(withdrawn.elapsed() < TTL / 2, "{:?}", withdrawn.elapsed());
+        assert!(
+            withdrawn.elapsed() < TTL * 3 / 4,
+            "{:?}",
+            withdrawn.elapsed()
+        );
     }
 }
 
@@ -67,7 +74,7 @@ async fn workers_come_and_go_by_themselves(process: &Process) {
     follower.until_there("two", "h:2").await;
     one.withdraw().await;
     follower.until_gone("one").await;
-    assert_eq!(follower.until_there("two", "h:2").await, 1);
+    follower.until_there("two", "h:2").await;
     two.withdraw().await;
     follower.until("nobody", Members::is_empty).await;
 }
@@ -151,7 +158,7 @@ async fn odd_ids_and_addresses_survive(process: &Process) {
         .map(|(worker, address)| process.register(worker, address))
         .collect();
     for (worker, address) in odd {
-        assert_eq!(follower.until_there(worker, address).await, 1);
+        follower.until_there(worker, address).await;
     }
     for registration in registrations {
         registration.withdraw().await;

