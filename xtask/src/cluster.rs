@@ -70,7 +70,9 @@ impl Options {
 /// Starts the cluster and obeys the prompt. Everything that was started ends with it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut cluster = Cluster::start(options)?;
-    prompt::run(&mut cluster)
+    let ended = prompt::run(&mut cluster);
+    cluster.launch.log.hush();
+    ended
 }
 
 /// All processes. They are killed when it is dropped: the members one by one, and then by the guard whatever is left.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
@@ -12,6 +13,8 @@ use anyhow::{Context, Result};
 pub(crate) struct Log {
     file: Arc<File>,
     verbose: bool,
+    /// Nothing more goes to the terminal.
+    hushed: Arc<AtomicBool>,
     /// Columns of the names.
     width: usize,
     threads: Vec<JoinHandle<()>>,
@@ -34,14 +37,22 @@ impl Log {
         Ok(Self {
             file: Arc::new(file),
             verbose,
+            hushed: Arc::default(),
             width,
             threads: Vec::new(),
         })
     }
 
+    /// From here on lines go to the file only: what processes say of each other while all of them end is
+    /// of no interest.
+    pub(crate) fn hush(&self) {
+        self.hushed.store(true, Ordering::Relaxed);
+    }
+
     /// Copies lines until the process has closed its end.
     pub(crate) fn follow(&mut self, name: &str, source: impl Read + Send + 'static) {
         let (file, verbose) = (Arc::clone(&self.file), self.verbose);
+        let hushed = Arc::clone(&self.hushed);
         let prefix = format!("{name:<width$}  | ", width = self.width);
         let copy = move || {
             let mut source = BufReader::new(source);
@@ -52,7 +63,7 @@ impl Log {
                 let copied = format!("{prefix}{line}\n");
                 // Nobody is left to hear that the disk is full.
                 let _ = (&*file).write_all(copied.as_bytes());
-                if verbose || is_loud(line) {
+                if (verbose || is_loud(line)) && !hushed.load(Ordering::Relaxed) {
                     eprint!("{copied}");
                 }
                 bytes.clear();
