@@ -127,7 +127,7 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use lava::{Policy, Profile};
+    use lava::{Method, Policy, Profile};
     use lava_proto::v1::{Sampling, TopLogprob, TransferStats};
     use tonic::metadata::MetadataMap;
 
@@ -141,7 +141,7 @@ mod tests {
             model: Arc::new(samples::model("toy", 1)),
             prompt: [5, 6].into(),
             size: CacheSize {
-                policy: Policy::Lava(Profile::Exact),
+                method: Method::new(Policy::Lava(Profile::Exact)),
                 budget: 64,
                 tokens: 2,
                 max_tokens: 100,

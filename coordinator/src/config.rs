@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lava::Policy;
+use lava::Method;
 use lava_cluster::{ClusterMetrics, EtcdConfig, Registry};
 use lava_node::{Backoff, ConfigError, HttpConfig, Metrics, TelemetryConfig, config};
 use serde::Deserialize;
@@ -229,7 +229,7 @@ pub(crate) struct Deadlines {
 /// What a request gets that does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Defaults {
-    pub(crate) policy: Policy,
+    pub(crate) method: Method,
     pub(crate) budget: u32,
 }
 
@@ -353,17 +353,12 @@ impl Config {
                 return Err(contradiction(key, &value, &expected));
             }
         }
-        let policy = defaults.policy.parse().map_err(|_| {
-            let expected = format!("one of {}", Policy::NAMES.join(", "));
-            contradiction(
-                "defaults.policy",
-                &format!("{:?}", defaults.policy),
-                &expected,
-            )
+        let method = defaults.policy.parse::<Method>().map_err(|error| {
+            let found = format!("{:?}", defaults.policy);
+            contradiction("defaults.policy", &found, &format!("a method ({error})"))
         })?;
-        let window = lava::Config::default().window;
-        if policy != Policy::Full && defaults.budget as usize <= window {
-            let expected = format!("more than the window's {window}");
+        if let Err(error) = method.check_budget(defaults.budget as usize) {
+            let expected = format!("one that fits the policy ({error})");
             return Err(contradiction(
                 "defaults.budget",
                 &defaults.budget,
@@ -387,7 +382,7 @@ impl Config {
                 max: ms(limits.deadline_max_ms),
             },
             defaults: Defaults {
-                policy,
+                method,
                 budget: defaults.budget.max(1),
             },
             workers: Workers {

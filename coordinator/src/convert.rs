@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use lava::{Config, Policy, Shape, UnknownPolicy};
+use lava::{Method, ParseMethodError, Policy, Shape};
 use lava_proto::v1::{self, prompt::Form};
 use lava_text::{Message, TextError};
 
@@ -23,7 +23,7 @@ const STOP_TOKEN_IDS_MAX: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Invalid {
     #[error(transparent)]
-    Policy(#[from] UnknownPolicy),
+    Method(#[from] ParseMethodError),
     #[error("{field} is {found}, expected {expected}")]
     Value {
         field: &'static str,
@@ -54,14 +54,8 @@ pub(crate) enum Invalid {
         context.saturating_sub(1)
     )]
     PromptTooLong { found: usize, context: u32 },
-    #[error(
-        "budget is {budget}, expected more than the window's {window}: the prompt has {tokens} tokens"
-    )]
-    BudgetWithinWindow {
-        budget: u32,
-        window: usize,
-        tokens: u32,
-    },
+    #[error(transparent)]
+    Budget(#[from] lava::Error),
     #[error("prompt: {0}")]
     Text(#[from] TextError),
     #[error("grpc-timeout is not one to eight digits and one of the units H, M, S, m, u, n")]
@@ -86,7 +80,7 @@ pub(crate) struct Asked {
     stop: Vec<String>,
     stop_token_ids: Vec<u32>,
     ignore_end_of_text: bool,
-    policy: Policy,
+    method: Method,
     budget: u32,
     logprobs: Option<u32>,
 }
@@ -121,9 +115,9 @@ impl Asked {
         defaults: &Defaults,
     ) -> Result<(PromptForm, Asked), Invalid> {
         let prompt = prompt_form(request.prompt)?;
-        let policy = match request.policy.as_str() {
-            "" => defaults.policy,
-            name => clipped(name).parse()?,
+        let method = match request.policy.as_str() {
+            "" => defaults.method,
+            text => clipped(text).parse()?,
         };
         let at_least_one = |field, value: Option<u32>, default| match value {
             Some(0) => Err(value_error(field, &0, "at least 1")),
@@ -157,7 +151,7 @@ impl Asked {
             stop: request.stop,
             stop_token_ids: request.stop_token_ids,
             ignore_end_of_text: request.ignore_end_of_text,
-            policy,
+            method,
             budget: at_least_one("budget", request.budget, defaults.budget)?,
             logprobs: request.logprobs,
         };
@@ -189,18 +183,13 @@ impl Asked {
             });
         }
         let size = CacheSize {
-            policy: self.policy,
+            method: self.method,
             budget: self.budget,
             tokens,
             max_tokens: self.max_tokens.min(room),
         };
-        let window = Config::default().window;
-        if !keeps_everything(&model, size) && size.budget as usize <= window {
-            return Err(Invalid::BudgetWithinWindow {
-                budget: size.budget,
-                window,
-                tokens,
-            });
+        if !keeps_everything(&model, size) {
+            size.method.check_budget(size.budget as usize)?;
         }
         let end_of_text = match self.ignore_end_of_text {
             true => Arc::default(),
@@ -226,12 +215,12 @@ impl Order {
     /// entry kept goes on so, although its prompt has grown past the budget or the window.
     pub(crate) fn size_after(&self, emitted: usize) -> CacheSize {
         let emitted = u32::try_from(emitted).unwrap_or(u32::MAX);
-        let policy = match emitted > 0 && keeps_everything(&self.model, self.size) {
-            true => Policy::Full,
-            false => self.size.policy,
+        let method = match emitted > 0 && keeps_everything(&self.model, self.size) {
+            true => Method::new(Policy::Full),
+            false => self.size.method,
         };
         CacheSize {
-            policy,
+            method,
             budget: self.size.budget,
             tokens: self.size.tokens.saturating_add(emitted),
             max_tokens: self.size.max_tokens.saturating_sub(emitted),
@@ -277,7 +266,7 @@ fn keeps_everything(model: &Model, size: CacheSize) -> bool {
         kv_heads: model.kv_heads as usize,
         tokens: size.tokens as usize,
     };
-    shape.keeps_everything(size.policy, &Config::default(), size.budget as usize)
+    shape.keeps_everything(&size.method, size.budget as usize)
 }
 
 /// Every field present, absent ones as the engine's defaults; no cut to the k likeliest is a cut to

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use lava::{Config, Policy, Shape};
+use lava::{Method, Shape};
 
 use crate::snapshot::{Load, Model, Role, Snapshot, Worker, WorkerId};
 
@@ -22,7 +22,7 @@ pub(crate) struct Needs {
 /// What a request says about its cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CacheSize {
-    pub(crate) policy: Policy,
+    pub(crate) method: Method,
     /// `b`.
     pub(crate) budget: u32,
     /// `N`.
@@ -112,8 +112,7 @@ impl Needs {
             kv_heads: model.kv_heads as usize,
             tokens: size.tokens as usize,
         };
-        let config = Config::default();
-        let kept = lava::rows_max(size.policy, &config, shape, size.budget as usize) as u64;
+        let kept = lava::rows_max(&size.method, shape, size.budget as usize) as u64;
         let lists = model.lists();
         let appended = lists.saturating_mul(u64::from(size.max_tokens.saturating_sub(1)));
         Needs {
@@ -260,7 +259,7 @@ fn plus(shown: u64, claimed: i64) -> u64 {
 mod tests {
     use super::*;
     use crate::snapshot::samples::{decode, id, model, prefill, snapshot};
-    use lava::Profile;
+    use lava::{Policy, Profile};
 
     const NEEDS: Needs = Needs {
         tokens: 100,
@@ -437,7 +436,7 @@ mod tests {
     #[test]
     fn pages_cover_kept_and_appended_rows_and_a_part_page_per_list() {
         let size = CacheSize {
-            policy: Policy::Lava(Profile::Exact),
+            method: Method::new(Policy::Lava(Profile::Exact)),
             budget: 64,
             tokens: 500,
             max_tokens: 11,
@@ -446,7 +445,7 @@ mod tests {
         assert_eq!(needs.rows_max, 4 * 64 + 4 * 10);
         assert_eq!(needs.pages_max(16), 296 / 16 + 4);
         let whole = CacheSize {
-            policy: Policy::Full,
+            method: Method::new(Policy::Full),
             max_tokens: 1,
             ..size
         };

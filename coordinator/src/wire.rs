@@ -169,7 +169,7 @@ impl AttemptParts<'_> {
             fingerprint: order.model.fingerprint.0.to_vec().into(),
             prompt_digest: prompt_digest(prompt).to_vec().into(),
             tokens: size.tokens,
-            policy: size.policy.to_string(),
+            policy: size.method.to_string(),
             budget: size.budget,
             sampling: Some(order.sampling(self.choice)),
             logprobs: order.logprobs,

@@ -21,4 +21,4 @@ pub use decode::{DecodeHead, decode_attention};
 pub use prefill::{AttentionShape, causal_attention};
 pub use rope::rotate_halves;
 pub use rows::PageRows;
-pub use window::{value_norms, window_mean_attention};
+pub use window::{Observed, Wanted, observe, output_grams, value_norms, value_output_norms};

@@ -34,15 +34,65 @@ pub fn causal_attention(q: &[f32], k: &[f32], v: &[f32], s: &AttentionShape) -> 
     out
 }
 
-/// See [`crate::window_mean_attention`].
-pub fn window_mean_attention(q: &[f32], k: &[f32], s: &AttentionShape) -> Vec<f64> {
-    let n = s.first_position();
-    let mut out = vec![0.0; s.q_heads * n];
-    for t in 0..s.queries {
-        for g in 0..s.q_heads {
-            for (i, p) in weights(q, k, s, t, g).into_iter().take(n).enumerate() {
-                out[g * n + i] += p / s.queries as f64;
-            }
+/// What [`crate::observe`] gives, all of it.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// `[Hq, n]`.
+    pub mean: Vec<f64>,
+    /// `[Hq, n]`, unbiased; 0 for a single row.
+    pub variance: Vec<f64>,
+    /// `[Hq, n]`.
+    pub max: Vec<f64>,
+    /// `-SUM A ln(A + 1e-10)`.
+    pub entropy: f64,
+}
+
+/// See [`crate::observe`].
+pub fn observe(q: &[f32], k: &[f32], s: &AttentionShape, columns: usize) -> Observed {
+    let mut all = Observed {
+        mean: Vec::new(),
+        variance: Vec::new(),
+        max: Vec::new(),
+        entropy: 0.0,
+    };
+    let rows = s.queries as f64;
+    for g in 0..s.q_heads {
+        let weights: Vec<Vec<f64>> = (0..s.queries).map(|t| weights(q, k, s, t, g)).collect();
+        for i in 0..columns {
+            let column = weights.iter().map(|row| row.get(i).copied().unwrap_or(0.0));
+            let mean = column.clone().sum::<f64>() / rows;
+            let squares: f64 = column.clone().map(|a| (a - mean) * (a - mean)).sum();
+            all.mean.push(mean);
+            all.variance.push(squares / (rows - 1.0).max(1.0));
+            all.max.push(column.clone().fold(0.0, f64::max));
+            all.entropy -= column.map(|a| a * (a + 1e-10).ln()).sum::<f64>();
+        }
+    }
+    all
+}
+
+/// See [`crate::value_output_norms`]; `weight` is the projection itself, `[hidden, Hq, D]`, and `heads` are
+/// `Hq` and `Hkv`.
+pub fn value_output_norms(
+    v: &[f32],
+    weight: &[f32],
+    rows: usize,
+    heads: (usize, usize),
+    d: usize,
+) -> Vec<f64> {
+    let (q_heads, kv_heads) = heads;
+    let group = q_heads / kv_heads;
+    let mut out = Vec::new();
+    for h in 0..kv_heads {
+        for i in 0..rows {
+            let value = &v[(i * kv_heads + h) * d..][..d];
+            let norm = |g: usize| {
+                let added = weight
+                    .chunks(q_heads * d)
+                    .map(|row| dot(&row[g * d..][..d], value));
+                added.map(|x| x * x).sum::<f64>().sqrt()
+            };
+            out.push((h * group..(h + 1) * group).map(norm).sum::<f64>() / group as f64);
         }
     }
     out

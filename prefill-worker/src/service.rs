@@ -87,8 +87,7 @@ impl Service {
 pub(crate) fn engine_request<'a>(attempt: &Attempt, prompt: &'a [u32]) -> EngineRequest<'a> {
     EngineRequest {
         tokens: prompt,
-        policy: attempt.policy,
-        config: attempt.method.clone(),
+        method: attempt.method,
         budget: attempt.budget,
         appended_max: 0,
     }

@@ -52,7 +52,7 @@ fn check_sampling_refused(change: impl FnOnce(&mut v1::Sampling), expected: Expe
 fn an_empty_request_has_the_defaults() {
     let order = order(request()).unwrap();
     let expected = CacheSize {
-        policy: Policy::Lava(Profile::Exact),
+        method: Method::new(Policy::Lava(Profile::Exact)),
         budget: 1024,
         tokens: 100,
         max_tokens: 256,
@@ -127,7 +127,7 @@ fn prompts_that_cannot_be_read_are_refused() {
 #[test]
 fn policies_and_budgets_are_checked_as_the_method_does() {
     check_refused(
-        |r| r.policy = "snapkv".to_owned(),
+        |r| r.policy = "magic".to_owned(),
         expect![[
             r#"unknown policy "snapkv"; known are full, lava, lava-exact, lava-paper, lava-code"#
         ]],
@@ -143,7 +143,7 @@ fn policies_and_budgets_are_checked_as_the_method_does() {
     let mut whole = request();
     whole.budget = Some(32);
     whole.policy = "full".to_owned();
-    assert_eq!(order(whole).unwrap().size.policy, Policy::Full);
+    assert_eq!(order(whole).unwrap().size.method, Method::new(Policy::Full));
     let mut short = request();
     short.budget = Some(1);
     short.prompt = ids(32);
@@ -243,7 +243,7 @@ fn an_answer_that_began_with_everything_kept_goes_on_so() {
     let whole = order(request.clone()).unwrap();
     assert_eq!(whole.size_after(0), whole.size);
     let expected = CacheSize {
-        policy: Policy::Full,
+        method: Method::new(Policy::Full),
         budget: 100,
         tokens: 103,
         max_tokens: 253,
@@ -251,7 +251,10 @@ fn an_answer_that_began_with_everything_kept_goes_on_so() {
     assert_eq!(whole.size_after(3), expected);
     request.budget = Some(99);
     let cut = order(request).unwrap();
-    assert_eq!(cut.size_after(3).policy, Policy::Lava(Profile::Exact));
+    assert_eq!(
+        cut.size_after(3).method,
+        Method::new(Policy::Lava(Profile::Exact))
+    );
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use lava::Config;
 use lava_engine::{
     Model, ModelFiles, PagePool, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
 };
@@ -131,11 +130,7 @@ fn request<'a>(options: &Generate, model: &Model, tokens: &'a [u32]) -> PrefillR
     let room = model.config().positions_max().saturating_sub(tokens.len());
     PrefillRequest {
         tokens,
-        policy: options.policy,
-        config: Config {
-            window: options.window,
-            ..Config::default()
-        },
+        method: options.policy,
         budget: options.budget,
         appended_max: (options.max_tokens as usize).min(room).saturating_sub(1),
     }

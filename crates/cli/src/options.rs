@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use lava::Policy;
+use lava::Method;
 use lava_engine::{RowDtype, SamplingParams, WeightFormat};
 
 /// Arguments of `lava generate`.
@@ -28,15 +28,12 @@ pub(crate) struct Generate {
     /// Feed the prompt as it is, without the model's chat template.
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Which rows are kept: full, lava (= lava-exact), lava-paper, lava-code.
+    /// Which rows are kept: a policy, with settings behind it if wanted, as in lava+sinks=4. README.md lists both.
     #[arg(long, default_value = "lava")]
-    pub(crate) policy: Policy,
+    pub(crate) policy: Method,
     /// Entries kept per layer and KV head, the window included, on average.
     #[arg(long, default_value_t = 1024)]
     pub(crate) budget: usize,
-    /// Last tokens of the prompt that score the others and always stay.
-    #[arg(long, default_value_t = lava::Config::default().window, conflicts_with = "addr")]
-    pub(crate) window: usize,
     /// Most tokens to generate.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: u32,

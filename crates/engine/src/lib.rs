@@ -15,6 +15,7 @@ mod fingerprint;
 mod full_kv;
 mod linear;
 mod model;
+mod observer;
 mod ops;
 mod pool;
 mod prefill;

@@ -55,7 +55,8 @@ impl Matrix {
         }
     }
 
-    fn widen(&self) -> Result<Tensor> {
+    /// f32, `[out, in]`.
+    pub(crate) fn widen(&self) -> Result<Tensor> {
         match self {
             Self::Dense(weight) => Ok(weight.clone()),
             Self::Quantized(weight) => weight.dequantize(&Device::Cpu),

@@ -1,5 +1,7 @@
 //! The decoder: one model for every supported family.
 
+use std::sync::OnceLock;
+
 use candle_core::{Device, Result, Tensor};
 use candle_nn::ops::{rms_norm, silu};
 
@@ -38,6 +40,8 @@ pub(crate) struct Layer {
     down: Linear,
     epsilon: f32,
     head_dim: usize,
+    query_heads: usize,
+    output_grams: OnceLock<Vec<f32>>,
 }
 
 /// Queries `[T, Hq, D]`, keys and values `[T, Hkv, D]` of some tokens, after RoPE.
@@ -163,11 +167,31 @@ impl Layer {
             down: linear("mlp.down_proj", c.hidden, c.intermediate, false)?,
             epsilon: c.rms_epsilon,
             head_dim: c.head_dim,
+            query_heads: c.q_heads,
+            output_grams: OnceLock::new(),
         })
     }
 
     fn bytes(&self) -> usize {
         self.linears().map(Linear::bytes).sum()
+    }
+
+    /// Hq.
+    pub(crate) fn query_heads(&self) -> usize {
+        self.query_heads
+    }
+
+    /// The Gram matrices of the output projection, `[Hq, D, D]`, computed when they are first needed; see
+    /// [`lava_kernels::output_grams`].
+    pub(crate) fn output_grams(&self) -> Result<&[f32]> {
+        if let Some(grams) = self.output_grams.get() {
+            return Ok(grams);
+        }
+        let weight = self.output.matrix().widen()?.contiguous()?;
+        let grams = ops::with_values(&weight, |weight| {
+            lava_kernels::output_grams(weight, self.query_heads, self.head_dim)
+        })?;
+        Ok(self.output_grams.get_or_init(|| grams))
     }
 
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {

@@ -8,9 +8,18 @@ pub(crate) fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Ten
     q.apply_op3_no_bwd(k, v, &CausalAttention)
 }
 
-/// `[W, Hq, D]`, `[N, Hkv, D]`: mean attention of the window on earlier tokens, `[Hq, N - W]` f32.
-pub(crate) fn window_mean_attention(q: &Tensor, k: &Tensor) -> Result<Tensor> {
-    q.apply_op2_no_bwd(k, &WindowMeanAttention)
+/// What the rows of `q` `[rows, Hq, D]`, the last ones of a prompt, see of the first `columns` keys of
+/// `k` `[N, Hkv, D]`.
+pub(crate) fn observe(
+    q: &Tensor,
+    k: &Tensor,
+    columns: usize,
+    wanted: lava_kernels::Wanted,
+) -> Result<lava_kernels::Observed> {
+    let shape = attention_shape(q.layout(), k.layout())?;
+    with_values(q, |q| {
+        with_values(k, |k| lava_kernels::observe(q, k, &shape, columns, wanted))
+    })?
 }
 
 /// `[T, heads, D]` rotated by angles `[2, T, D/2]` (cosines, then sines).
@@ -72,29 +81,6 @@ impl CustomOp3 for CausalAttention {
         let mut out = vec![0.0; q.len()];
         lava_kernels::causal_attention(&mut out, q, k, v, &shape);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
-    }
-}
-
-struct WindowMeanAttention;
-
-impl CustomOp2 for WindowMeanAttention {
-    fn name(&self) -> &'static str {
-        "window-mean-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let shape = attention_shape(q_layout, k_layout)?;
-        let n = shape.first_position();
-        let mut out = vec![0.0; shape.q_heads * n];
-        let (q, k) = (slice(q, q_layout)?, slice(k, k_layout)?);
-        lava_kernels::window_mean_attention(&mut out, q, k, &shape);
-        Ok((CpuStorage::F32(out), Shape::from((shape.q_heads, n))))
     }
 }
 

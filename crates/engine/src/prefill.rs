@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use candle_core::{Result as CandleResult, Tensor};
-use lava::scores::{Observation, layer_scores};
-use lava::{Cascade, Config, Policy, Shape, ValueNorm};
+use lava::{Cascade, LayerScores, Method, ObservedRows, Shape};
 
 use crate::cache::RaggedCache;
 use crate::error::EngineError;
 use crate::full_kv::{FullKv, FullKvCount};
 use crate::model::{Layer, Model};
+use crate::observer::{LastQueries, Observer};
 use crate::ops;
 use crate::pool::{PagePool, PageShape};
 
@@ -24,9 +24,7 @@ pub struct PrefillRequest<'a> {
     /// The prompt, N ids.
     pub tokens: &'a [u32],
     /// Which rows are kept.
-    pub policy: Policy,
-    /// Parameters of the scores.
-    pub config: Config,
+    pub method: Method,
     /// b: entries per layer and KV head, window included.
     pub budget: usize,
     /// Tokens that will be appended at most; pages for them are reserved too.
@@ -95,12 +93,14 @@ impl PrefillRequest<'_> {
         }
     }
 
-    /// Pages that the request can need at most, now and while it decodes.
+    /// Pages that the request can need at most, in prefill and while it decodes.
     pub fn pages_max(&self, model: &Model, pages: PageShape) -> usize {
         let shape = self.shape(model);
         let tables = shape.layers * shape.kv_heads;
-        let kept = lava::rows_max(self.policy, &self.config, shape, self.budget);
-        pages.pages_max(kept + tables * self.appended_max, tables)
+        let kept = lava::rows_max(&self.method, shape, self.budget);
+        let decoding = kept.saturating_add(tables * self.appended_max);
+        let rows = decoding.max(lava::rows_peak(&self.method, shape, self.budget));
+        pages.pages_max(rows, tables)
     }
 
     fn shape(&self, model: &Model) -> Shape {
@@ -124,35 +124,69 @@ impl Model {
         pool: &PagePool,
         after_layer: &mut dyn FnMut(LayerDone<'_>) -> ControlFlow<()>,
     ) -> Result<Prefilled, EngineError> {
+        let mut after = |layer: usize, keepings: &[Keeping<'_>]| {
+            after_layer(LayerDone {
+                layer,
+                cascade: &keepings[0].cascade,
+                cache: &keepings[0].cache,
+            })
+        };
+        let mut all = self.run(std::slice::from_ref(request), pool, &mut after)?;
+        Ok(all.pop().expect("one request gives one answer"))
+    }
+
+    /// Runs a prompt once and keeps a cache for each of `requests`, which differ in everything but their
+    /// tokens. What several of them want to know of a layer is computed once.
+    ///
+    /// # Errors
+    /// As for [`prefill`](Self::prefill).
+    ///
+    /// # Panics
+    /// If there are no requests, or two have different tokens.
+    pub fn prefill_each(
+        &self,
+        requests: &[PrefillRequest<'_>],
+        pool: &PagePool,
+    ) -> Result<Vec<Prefilled>, EngineError> {
+        self.run(requests, pool, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    fn run(
+        &self,
+        requests: &[PrefillRequest<'_>],
+        pool: &PagePool,
+        after_layer: &mut dyn FnMut(usize, &[Keeping<'_>]) -> ControlFlow<()>,
+    ) -> Result<Vec<Prefilled>, EngineError> {
         let began = Instant::now();
-        request.check(self)?;
-        let shape = request.shape(self);
-        let mut cascade = Cascade::new(request.policy, &request.config, shape, request.budget)?;
-        let reservation = pool.reserve(request.pages_max(self, pool.shape()))?;
-        let mut cache = RaggedCache::new(shape.layers, shape.kv_heads, shape.tokens, reservation);
-        let mut stats = PrefillStats::default();
+        let tokens = requests[0].tokens;
+        assert!(
+            requests.iter().all(|request| request.tokens == tokens),
+            "requests of one pass have the same tokens"
+        );
+        let mut keepings = Vec::with_capacity(requests.len());
+        for request in requests {
+            request.check(self)?;
+            keepings.push(Keeping::new(self, request, pool)?);
+        }
         let count = FullKvCount::default();
 
-        let mut blocks = self.blocks(request.tokens)?;
-        let full_shape = (shape.tokens, shape.kv_heads, self.config().head_dim);
+        let mut blocks = self.blocks(tokens)?;
+        let full_shape = (tokens.len(), self.config().kv_heads, self.config().head_dim);
+        let rows = keepings.iter().map(Keeping::observing_rows).max();
         for (index, layer) in self.layers().iter().enumerate() {
             let full = FullKv::new(full_shape, &count)?;
-            let mut window = QueryWindow::new(cascade.window_rows());
+            let mut queries = LastQueries::new(rows.unwrap_or(0));
             for block in &mut blocks {
-                block.advance(layer, &full, &mut window)?;
+                block.advance(layer, &full, &mut queries)?;
             }
-            let scored = Instant::now();
-            push_scores(&mut cascade, request, &full, window)?;
-            truncate_earlier(&mut cache, &cascade, index);
-            gather(&mut cache, &cascade, index, &full)?;
-            stats.pages_peak = stats.pages_peak.max(cache.pages());
-            stats.scoring += scored.elapsed();
-            let done = LayerDone {
-                layer: index,
-                cascade: &cascade,
-                cache: &cache,
-            };
-            if after_layer(done).is_break() {
+            let mut observer = Observer::new(layer, &full, queries);
+            for keeping in &mut keepings {
+                observer.expect(keeping);
+            }
+            for keeping in &mut keepings {
+                keeping.layer(index, &mut observer)?;
+            }
+            if after_layer(index, &keepings).is_break() {
                 return Err(EngineError::Cancelled { layer: index });
             }
         }
@@ -160,14 +194,18 @@ impl Model {
         let (rows, _hidden) = last.x.dims2()?;
         let logits = self.logits(&last.x.narrow(0, rows - 1, 1)?)?;
         let logits = logits.flatten_all()?.to_vec1::<f32>()?;
-        stats.full_kv_layers_peak = count.peak();
-        stats.total = began.elapsed();
-        Ok(Prefilled {
-            logits,
-            cache,
-            cascade,
-            stats,
-        })
+        let total = began.elapsed();
+        let prefilled = |keeping: Keeping<'_>| Prefilled {
+            logits: logits.clone(),
+            stats: PrefillStats {
+                total,
+                full_kv_layers_peak: count.peak(),
+                ..keeping.stats
+            },
+            cache: keeping.cache,
+            cascade: keeping.cascade,
+        };
+        Ok(keepings.into_iter().map(prefilled).collect())
     }
 
     fn blocks(&self, tokens: &[u32]) -> CandleResult<Vec<Block>> {
@@ -188,6 +226,59 @@ impl Model {
     }
 }
 
+/// What one request keeps of the pass.
+pub(crate) struct Keeping<'a> {
+    pub(crate) request: &'a PrefillRequest<'a>,
+    pub(crate) cascade: Cascade,
+    cache: RaggedCache,
+    stats: PrefillStats,
+}
+
+impl<'a> Keeping<'a> {
+    fn new(
+        model: &Model,
+        request: &'a PrefillRequest<'a>,
+        pool: &PagePool,
+    ) -> Result<Self, EngineError> {
+        let shape = request.shape(model);
+        let cascade = Cascade::new(&request.method, shape, request.budget)?;
+        let reservation = pool.reserve(request.pages_max(model, pool.shape()))?;
+        let cache = RaggedCache::new(shape.layers, shape.kv_heads, shape.tokens, reservation);
+        Ok(Self {
+            request,
+            cascade,
+            cache,
+            stats: PrefillStats::default(),
+        })
+    }
+
+    /// Queries at the end of the prompt that its scores need.
+    pub(crate) fn observing_rows(&self) -> usize {
+        let tokens = self.request.tokens.len();
+        match self.request.method.observes().rows {
+            _ if self.cascade.keeps_everything() => 0,
+            ObservedRows::Window(rows) => rows.min(tokens),
+            ObservedRows::All => tokens,
+            ObservedRows::Nothing => 0,
+        }
+    }
+
+    /// Scores the finished layer, lets the cascade cut all finished layers, and copies what stays.
+    fn layer(&mut self, index: usize, observer: &mut Observer<'_>) -> Result<(), EngineError> {
+        let began = Instant::now();
+        let scores = match self.cascade.keeps_everything() {
+            true => LayerScores::default(),
+            false => observer.scores(self)?,
+        };
+        self.cascade.push_layer(scores)?;
+        truncate_earlier(&mut self.cache, &self.cascade, index);
+        gather(&mut self.cache, &self.cascade, index, observer.full())?;
+        self.stats.pages_peak = self.stats.pages_peak.max(self.cache.pages());
+        self.stats.scoring += began.elapsed();
+        Ok(())
+    }
+}
+
 /// Consecutive prompt tokens and their residual stream.
 struct Block {
     /// `[T, hidden]`.
@@ -203,7 +294,7 @@ impl Block {
         &mut self,
         layer: &Layer,
         full: &FullKv<'_>,
-        window: &mut QueryWindow,
+        queries: &mut LastQueries,
     ) -> CandleResult<()> {
         let projected = layer.project(&self.x, &self.angles)?;
         full.write(self.start, &projected)?;
@@ -211,65 +302,8 @@ impl Block {
         let (key, value) = full.first(end)?;
         let attended = ops::causal_attention(&projected.query, &key, &value)?;
         self.x = layer.finish(&self.x, &attended)?;
-        window.push(projected.query)
+        queries.push(projected.query)
     }
-}
-
-/// The queries of the last W tokens, collected over blocks.
-struct QueryWindow {
-    rows: usize,
-    query: Option<Tensor>,
-}
-
-impl QueryWindow {
-    fn new(rows: usize) -> Self {
-        Self { rows, query: None }
-    }
-
-    /// `query` is `[T, Hq, D]` of the next tokens.
-    fn push(&mut self, query: Tensor) -> CandleResult<()> {
-        let all = match self.query.take() {
-            Some(before) => Tensor::cat(&[&before, &query], 0)?,
-            None => query,
-        };
-        let (tokens, _hq, _d) = all.dims3()?;
-        let rows = self.rows.min(tokens);
-        self.query = Some(all.narrow(0, tokens - rows, rows)?.contiguous()?);
-        Ok(())
-    }
-}
-
-/// Scores the finished layer and lets the cascade cut all finished layers.
-fn push_scores(
-    cascade: &mut Cascade,
-    request: &PrefillRequest<'_>,
-    full: &FullKv<'_>,
-    window: QueryWindow,
-) -> Result<(), EngineError> {
-    if cascade.keeps_everything() {
-        return Ok(cascade.push_layer(&[])?);
-    }
-    let query = window.query.expect("every block pushed its queries");
-    let means = ops::window_mean_attention(&query, full.key())?;
-    let (tokens, kv_heads, head_dim) = full.key().dims3()?;
-    let rows = match request.config.value_norm {
-        ValueNorm::All => tokens,
-        ValueNorm::NonWindow | ValueNorm::Off => tokens - cascade.window_rows(),
-    };
-    let value_norms = ops::with_values(full.value(), |v| {
-        lava_kernels::value_norms(v, rows, kv_heads, head_dim)
-    })?;
-    let scores = ops::with_values(&means, |means| {
-        layer_scores(
-            &request.config,
-            &Observation {
-                query_heads: means.len() / (tokens - cascade.window_rows()),
-                mean_attention: means,
-                value_norms: &value_norms,
-            },
-        )
-    })?;
-    Ok(cascade.push_layer(&scores)?)
 }
 
 /// Frees what the cascade no longer keeps of the layers before `layer`.

@@ -3,8 +3,10 @@
 
 use crate::budget::Budgets;
 use crate::entropy::entropy;
+use crate::recipe::ScoreRule;
 use crate::rule::Rule;
-use crate::{Config, Error, LayerPlan, Policy, Shape};
+use crate::unobserved;
+use crate::{Error, LayerPlan, LayerScores, Method, Shape};
 
 /// The eviction state of one request during prefill (Algorithm 2 of the paper).
 ///
@@ -12,6 +14,7 @@ use crate::{Config, Error, LayerPlan, Policy, Shape};
 /// first `kept` rows of its `head_order`, and the first `certain` of them are final, so they can be
 /// shipped. `kept` never grows, `certain` never shrinks, and after the last layer they are equal.
 /// The last `min(W, N)` rows of every head are always kept, certain at once and counted in neither.
+/// Which of it is certain before the last layer, [`Policy::certainty`](crate::Policy::certainty) says.
 #[derive(Debug, Clone)]
 pub struct Cascade {
     shape: Shape,
@@ -24,7 +27,8 @@ pub struct Cascade {
 enum State {
     /// Every layer has the same counts `[Hkv]`, and every head the same order.
     Everything { counts: Vec<usize>, order: Vec<u32> },
-    Lava {
+    Evicting {
+        score: ScoreRule,
         rule: Rule,
         budgets: Budgets,
         plans: Vec<LayerPlan>,
@@ -35,33 +39,28 @@ impl Cascade {
     /// `budget` is `b`: entries per KV head and layer, window included.
     ///
     /// # Errors
-    /// Whoever wrote the configuration, see [`Config::check`]; or the client, whose budget does not
-    /// exceed the window although its prompt does, or whose prompt is too long to number.
+    /// Whoever wrote the configuration, see [`Config::check`](crate::Config::check); or the client,
+    /// whose budget does not exceed the window although its prompt does, or whose prompt is too long to
+    /// number.
     ///
     /// # Panics
     /// If the shape has no layers or no KV heads.
-    pub fn new(
-        policy: Policy,
-        config: &Config,
-        shape: Shape,
-        budget: usize,
-    ) -> Result<Cascade, Error> {
+    pub fn new(method: &Method, shape: Shape, budget: usize) -> Result<Cascade, Error> {
         assert!(
             shape.layers > 0 && shape.kv_heads > 0,
             "a model has layers and KV heads"
         );
+        let config = &method.config;
         config.check()?;
         shape.check()?;
-        let n = shape.rows_outside_window(config);
-        let state = match policy {
-            Policy::Lava(profile) if !shape.keeps_everything(policy, config, budget) => {
-                let window = config.window;
-                if budget <= window {
-                    return Err(Error::BudgetWithinWindow { budget, window });
-                }
-                State::Lava {
-                    rule: Rule::new(profile, config, shape.kv_heads, n, budget),
-                    budgets: Budgets::new(profile, shape.layers, shape.kv_heads, budget - window),
+        let n = shape.rows_outside_window(method, budget);
+        let state = match method.policy.recipe() {
+            Some(recipe) if !shape.keeps_everything(method, budget) => {
+                let contested = method.contested(budget)?;
+                State::Evicting {
+                    score: recipe.score,
+                    rule: Rule::new(recipe, config, shape, n, budget),
+                    budgets: Budgets::new(recipe, config, shape, n, contested),
                     plans: Vec::with_capacity(shape.layers),
                 }
             }
@@ -72,38 +71,47 @@ impl Cascade {
         };
         Ok(Cascade {
             shape,
-            window_rows: shape.window_rows(config),
+            window_rows: shape.window_rows(method, budget),
             layers_done: 0,
             state,
         })
     }
 
-    /// Finishes the next layer and cuts all finished layers. `scores` `[Hkv, n]`; they are not
-    /// read, and may be empty, if the cascade [keeps everything](Cascade::keeps_everything).
+    /// Finishes the next layer and cuts all finished layers. Scores are `[Hkv, n]`; they are not read,
+    /// and may be empty ([`LayerScores::default`]), if the cascade
+    /// [keeps everything](Cascade::keeps_everything) or its method
+    /// [observes nothing](crate::ObservedRows::Nothing).
     ///
     /// # Errors
-    /// The engine: a score is NaN, infinite or negative. The cascade is left as it was.
+    /// The engine: a score or the preference is NaN, infinite or negative. The cascade is left as it
+    /// was.
     ///
     /// # Panics
-    /// If all layers are finished, or `scores` has another length.
-    pub fn push_layer(&mut self, scores: &[f32]) -> Result<(), Error> {
+    /// If all layers are finished, or there are more or fewer scores.
+    pub fn push_layer(&mut self, layer_scores: LayerScores) -> Result<(), Error> {
         let layer = self.layers_done;
         assert!(layer < self.shape.layers, "all {layer} layers are finished");
-        if let State::Lava {
+        if let State::Evicting {
+            score,
             rule,
             budgets,
             plans,
         } = &mut self.state
         {
-            let entries = self.shape.kv_heads * (self.shape.tokens - self.window_rows);
-            assert_eq!(scores.len(), entries, "scores are [Hkv, n]");
-            check_scores(layer, scores)?;
-            let entropy = entropy(scores);
-            budgets.add_layer(entropy);
-            for plan in plans.iter_mut() {
-                plan.recut(rule, budgets.cut(plan.entropy()));
+            let kv_heads = self.shape.kv_heads;
+            let n = self.shape.tokens - self.window_rows;
+            let LayerScores { scores, preference } = layer_scores;
+            let scores = unobserved::scores(*score, layer, kv_heads, n).unwrap_or(scores);
+            assert_eq!(scores.len(), kv_heads * n, "scores are [Hkv, n]");
+            check_scores(layer, &scores)?;
+            check_preference(layer, preference)?;
+            let entropy = entropy(&scores);
+            budgets.add_layer(entropy, preference);
+            for (earlier, plan) in plans.iter_mut().enumerate() {
+                plan.recut(rule, budgets.cut(earlier, plan.entropy()));
             }
-            plans.push(LayerPlan::new(rule, scores, entropy, budgets.cut(entropy)));
+            let cut = budgets.cut(layer, entropy);
+            plans.push(LayerPlan::new(rule, &scores, entropy, cut));
         }
         self.layers_done += 1;
         Ok(())
@@ -133,7 +141,7 @@ impl Cascade {
         self.assert_done(layer);
         match &self.state {
             State::Everything { counts, .. } => counts,
-            State::Lava { plans, .. } => plans[layer].kept(),
+            State::Evicting { plans, .. } => plans[layer].kept(),
         }
     }
 
@@ -143,7 +151,7 @@ impl Cascade {
         self.assert_done(layer);
         match &self.state {
             State::Everything { counts, .. } => counts,
-            State::Lava { plans, .. } => plans[layer].certain(),
+            State::Evicting { plans, .. } => plans[layer].certain(),
         }
     }
 
@@ -153,7 +161,7 @@ impl Cascade {
         self.assert_done(layer);
         match &self.state {
             State::Everything { order, .. } => order,
-            State::Lava { plans, .. } => plans[layer].head_order(head),
+            State::Evicting { plans, .. } => plans[layer].head_order(head),
         }
     }
 
@@ -162,12 +170,12 @@ impl Cascade {
         self.assert_done(layer);
         match &self.state {
             State::Everything { .. } => None,
-            State::Lava { plans, .. } => Some(&plans[layer]),
+            State::Evicting { plans, .. } => Some(&plans[layer]),
         }
     }
 
-    /// Rows that the finished layers hold now, window included; at most
-    /// [`rows_max`](crate::rows_max).
+    /// Rows that the finished layers hold now, window included: at most
+    /// [`rows_peak`](crate::rows_peak), and in the end at most [`rows_max`](crate::rows_max).
     pub fn rows_kept(&self) -> usize {
         let outside: usize = (0..self.layers_done)
             .flat_map(|layer| self.kept(layer))
@@ -195,10 +203,18 @@ fn check_scores(layer: usize, scores: &[f32]) -> Result<(), Error> {
     }
 }
 
+fn check_preference(layer: usize, preference: f64) -> Result<(), Error> {
+    if preference.is_finite() && preference >= 0.0 {
+        Ok(())
+    } else {
+        Err(Error::BadPreference { layer, preference })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Profile;
+    use crate::{Config, Policy, Profile};
 
     const EXACT: Policy = Policy::Lava(Profile::Exact);
     const SHAPE: Shape = Shape {
@@ -207,45 +223,42 @@ mod tests {
         tokens: 6,
     };
 
-    fn config() -> Config {
-        Config {
+    fn request(policy: Policy, shape: Shape, budget: usize) -> Result<Cascade, Error> {
+        let config = Config {
             window: 2,
             ..Config::default()
-        }
+        };
+        Cascade::new(&Method { policy, config }, shape, budget)
+    }
+
+    fn scores(scores: &[f32]) -> LayerScores {
+        scores.to_vec().into()
     }
 
     #[test]
     fn a_budget_not_above_the_window_is_refused() {
         for budget in [0, 2] {
-            let error = Cascade::new(EXACT, &config(), SHAPE, budget).unwrap_err();
+            let error = request(EXACT, SHAPE, budget).unwrap_err();
             assert_eq!(error, Error::BudgetWithinWindow { budget, window: 2 });
         }
-        assert!(
-            !Cascade::new(EXACT, &config(), SHAPE, 3)
-                .unwrap()
-                .keeps_everything()
-        );
+        assert!(!request(EXACT, SHAPE, 3).unwrap().keeps_everything());
     }
 
     #[test]
     fn a_budget_within_the_window_is_accepted_when_everything_is_kept_anyway() {
         let short = Shape { tokens: 2, ..SHAPE };
-        let mut cascade = Cascade::new(EXACT, &config(), short, 1).unwrap();
-        cascade.push_layer(&[]).unwrap();
+        let mut cascade = request(EXACT, short, 1).unwrap();
+        cascade.push_layer(scores(&[])).unwrap();
         assert_eq!((cascade.window_rows(), cascade.kept(0)), (2, &[0, 0][..]));
         assert_eq!(cascade.rows_kept(), 4);
-        assert!(
-            Cascade::new(Policy::Full, &config(), SHAPE, 0)
-                .unwrap()
-                .keeps_everything()
-        );
+        assert!(request(Policy::Full, SHAPE, 0).unwrap().keeps_everything());
     }
 
     #[test]
     fn keeping_everything_needs_no_scores_and_is_certain_at_once() {
         for (policy, budget) in [(Policy::Full, 3), (EXACT, 6)] {
-            let mut cascade = Cascade::new(policy, &config(), SHAPE, budget).unwrap();
-            cascade.push_layer(&[]).unwrap();
+            let mut cascade = request(policy, SHAPE, budget).unwrap();
+            cascade.push_layer(scores(&[])).unwrap();
             assert_eq!(cascade.kept(0), [4, 4]);
             assert_eq!(cascade.certain(0), [4, 4]);
             assert_eq!(cascade.head_order(0, 1), [0, 1, 2, 3]);
@@ -256,14 +269,14 @@ mod tests {
 
     #[test]
     fn a_bad_score_is_named_with_its_layer_and_index_and_changes_nothing() {
-        let mut cascade = Cascade::new(EXACT, &config(), SHAPE, 3).unwrap();
-        cascade.push_layer(&[0.5; 8]).unwrap();
+        let mut cascade = request(EXACT, SHAPE, 3).unwrap();
+        cascade.push_layer(scores(&[0.5; 8])).unwrap();
         let before = cascade.kept(0).to_vec();
         for bad in [f32::NAN, f32::INFINITY, -1.0, f32::NEG_INFINITY] {
-            let mut scores = [0.25; 8];
-            scores[3] = bad;
-            scores[5] = bad;
-            let error = cascade.push_layer(&scores).unwrap_err();
+            let mut bad_scores = [0.25; 8];
+            bad_scores[3] = bad;
+            bad_scores[5] = bad;
+            let error = cascade.push_layer(scores(&bad_scores)).unwrap_err();
             assert!(
                 matches!(
                     error,
@@ -277,22 +290,58 @@ mod tests {
             );
             assert_eq!((cascade.layers_done(), cascade.kept(0)), (1, &before[..]));
         }
-        cascade.push_layer(&[0.25; 8]).unwrap();
+        cascade.push_layer(scores(&[0.25; 8])).unwrap();
         assert_eq!(cascade.layers_done(), 2);
     }
 
     #[test]
     #[should_panic(expected = "scores are [Hkv, n]")]
     fn scores_of_another_length_are_a_bug() {
-        let _ = Cascade::new(EXACT, &config(), SHAPE, 3)
+        let _ = request(EXACT, SHAPE, 3)
             .unwrap()
-            .push_layer(&[0.5; 7]);
+            .push_layer(scores(&[0.5; 7]));
     }
 
     #[test]
     #[should_panic(expected = "all 2 layers are finished")]
     fn a_layer_too_many_is_a_bug() {
-        let mut cascade = Cascade::new(EXACT, &config(), SHAPE, 3).unwrap();
-        (0..3).for_each(|_| cascade.push_layer(&[0.5; 8]).unwrap());
+        let mut cascade = request(EXACT, SHAPE, 3).unwrap();
+        (0..3).for_each(|_| cascade.push_layer(scores(&[0.5; 8])).unwrap());
+    }
+
+    #[test]
+    fn a_bad_preference_is_named_and_changes_nothing() {
+        let mut cascade = request(Policy::Cake, SHAPE, 3).unwrap();
+        for preference in [f64::NAN, f64::INFINITY, -1.0] {
+            let layer = LayerScores {
+                preference,
+                ..scores(&[0.5; 8])
+            };
+            let error = cascade.push_layer(layer).unwrap_err();
+            assert!(
+                matches!(error, Error::BadPreference { layer: 0, .. }),
+                "{error}"
+            );
+            assert_eq!(cascade.layers_done(), 0);
+        }
+    }
+
+    #[test]
+    fn a_policy_that_observes_nothing_needs_no_scores() {
+        let shape = Shape {
+            tokens: 20,
+            ..SHAPE
+        };
+        let streaming = Cascade::new(&Method::new(Policy::StreamingLlm), shape, 10).unwrap();
+        let random = request(Policy::Random, shape, 10).unwrap();
+        for (mut cascade, window_rows) in [(streaming.clone(), 6), (random, 2)] {
+            cascade.push_layer(LayerScores::default()).unwrap();
+            assert_eq!(cascade.window_rows(), window_rows);
+            assert_eq!(cascade.kept(0), [10 - window_rows; 2]);
+            assert_eq!(cascade.certain(0), cascade.kept(0));
+        }
+        let mut cascade = streaming;
+        cascade.push_layer(LayerScores::default()).unwrap();
+        assert_eq!(cascade.head_order(0, 1), [0, 1, 2, 3]);
     }
 }

@@ -1,4 +1,6 @@
-//! The uncertainty of a layer: how widely its scores are spread.
+//! The uncertainty of a layer: how widely its scores are spread, and what that weighs.
+
+use crate::LayerWeight;
 
 /// One in Q20 fixed point.
 pub const ONE_Q20: u32 = 1 << 20;
@@ -24,11 +26,20 @@ pub fn entropy(scores: &[f32]) -> f64 {
     (entropy / (scores.len() as f64).ln()).clamp(0.0, 1.0)
 }
 
-/// `entropy` in Q20, rounded half to even, in `1..=ONE_Q20`: never zero, because budgets are shares
-/// of a sum.
-pub fn entropy_q20(entropy: f64) -> u32 {
+/// A number of `[0, 1]` in Q20, rounded half to even, in `1..=ONE_Q20`: never zero, because budgets
+/// are shares of a sum.
+pub fn in_q20(weight: f64) -> u32 {
     let one = f64::from(ONE_Q20);
-    (entropy * one).round_ties_even().clamp(1.0, one) as u32
+    (weight * one).round_ties_even().clamp(1.0, one) as u32
+}
+
+/// The weight, in `[0, 1]`, of a layer with `entries` scores of this [`entropy`].
+pub(crate) fn layer_weight(weight: LayerWeight, entropy: f64, entries: usize) -> f64 {
+    match weight {
+        LayerWeight::Entropy => entropy,
+        LayerWeight::Uniform => 1.0,
+        LayerWeight::Perplexity => ((entropy - 1.0) * (entries as f64).ln()).exp(),
+    }
 }
 
 #[cfg(test)]
@@ -41,17 +52,17 @@ mod tests {
             let e = entropy(&vec![0.125; len]);
             // Each logarithm is off by EPSILON · len.
             assert!((e - 1.0).abs() < 1e-9, "{len}: {e}");
-            assert_eq!(entropy_q20(e), ONE_Q20);
+            assert_eq!(in_q20(e), ONE_Q20);
         }
     }
 
     #[test]
     fn one_hot_and_zero_scores_have_entropy_zero_but_a_share() {
         let mut scores = vec![0.0; 50];
-        assert_eq!(entropy_q20(entropy(&scores)), 1);
+        assert_eq!(in_q20(entropy(&scores)), 1);
         scores[17] = 3.0;
         assert!(entropy(&scores) < 1e-15);
-        assert_eq!(entropy_q20(entropy(&scores)), 1);
+        assert_eq!(in_q20(entropy(&scores)), 1);
     }
 
     #[test]
@@ -69,6 +80,14 @@ mod tests {
         ] {
             assert!((0.0..=1.0).contains(&entropy(&scores)), "{scores:?}");
         }
+    }
+
+    #[test]
+    fn perplexity_is_the_share_of_entries_that_share_the_mass() {
+        let scores: Vec<f32> = (0..64).map(|i| if i < 16 { 1.0 } else { 0.0 }).collect();
+        let weight = layer_weight(LayerWeight::Perplexity, entropy(&scores), 64);
+        assert!((weight - 0.25).abs() < 1e-12);
+        assert_eq!(layer_weight(LayerWeight::Perplexity, 1.0, 64), 1.0);
     }
 
     #[test]

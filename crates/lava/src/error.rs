@@ -12,11 +12,36 @@ pub enum Error {
         /// Found, in tokens.
         kernel: usize,
     },
+    /// The configuration has a pool whose cost nobody would pay for a score.
+    #[error("the pool's kernel is {kernel} tokens, expected at most {max}")]
+    WideKernel {
+        /// Found, in tokens.
+        kernel: usize,
+        /// The most, in tokens.
+        max: usize,
+    },
     /// The configuration spreads more than the whole budget evenly over the heads.
     #[error("alpha is {alpha_milli} thousandths, expected at most 1000")]
     AlphaAboveOne {
         /// Found, in thousandths.
         alpha_milli: u32,
+    },
+    /// The configuration spreads more than the whole budget evenly over the layers.
+    #[error("the layer floor is {layer_floor_milli} thousandths, expected at most 1000")]
+    LayerFloorAboveOne {
+        /// Found, in thousandths.
+        layer_floor_milli: u32,
+    },
+    /// The configuration divides the pyramid's last budget by zero.
+    #[error("beta is 0, expected at least 1")]
+    ZeroBeta,
+    /// The configuration raises CAKE's preferences to a power that leaves the range of `f64`.
+    #[error("tau is {tau_milli} thousandths, expected at least {min_milli}")]
+    SmallTau {
+        /// Found, in thousandths.
+        tau_milli: u32,
+        /// In thousandths.
+        min_milli: u32,
     },
     /// The request asks for a budget that the window alone uses up.
     #[error(
@@ -27,6 +52,16 @@ pub enum Error {
         budget: usize,
         /// The window's entries per KV head and layer.
         window: usize,
+    },
+    /// The request asks for a budget that the sinks alone use up.
+    #[error(
+        "the budget is {budget} entries per KV head and layer, expected more than the {sinks} sinks"
+    )]
+    BudgetWithinSinks {
+        /// Found, in entries per KV head and layer.
+        budget: usize,
+        /// Entries per KV head and layer.
+        sinks: usize,
     },
     /// The request has more entries than can be numbered: `Hkv` in 16 bits, `Hkv · N` in 32,
     /// `L · Hkv · N` in 64.
@@ -50,5 +85,15 @@ pub enum Error {
         index: usize,
         /// Found.
         score: f32,
+    },
+    /// The engine produced a preference that is not a finite number of at least zero.
+    #[error(
+        "the preference of layer {layer} is {preference}, expected a finite number of at least zero"
+    )]
+    BadPreference {
+        /// Index of the layer.
+        layer: usize,
+        /// Found.
+        preference: f64,
     },
 }

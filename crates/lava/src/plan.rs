@@ -1,8 +1,7 @@
 //! One finished layer: its ranking, cut where the budgets of the layers so far allow.
 
 use crate::budget::Cut;
-use crate::entropy::entropy_q20;
-use crate::ranking;
+use crate::entropy::in_q20;
 use crate::rule::Rule;
 
 /// The ranking of one finished layer, as far as its current cut. Memory is 2 bytes per entry of the
@@ -11,7 +10,8 @@ use crate::rule::Rule;
 pub struct LayerPlan {
     entropy: f64,
     cut: Cut,
-    /// KV head of each entry in the layer's order, as far as the budget reaches.
+    /// KV head of each entry in the layer's order, as far as the budget reaches; empty where heads do
+    /// not compete.
     heads: Vec<u16>,
     /// Length of the certain prefix of `heads`.
     certain_len: usize,
@@ -42,7 +42,7 @@ impl LayerPlan {
         let mut plan = LayerPlan {
             entropy,
             cut: Cut::default(),
-            head_order: ranking::best_positions(scores, &within_budget.lens),
+            head_order: rule.entries(scores).best_positions(&within_budget.lens),
             heads,
             certain_len: 0,
             within_budget,
@@ -86,9 +86,9 @@ impl LayerPlan {
     }
 
     /// [`LayerPlan::entropy`] in Q20, in `1..=2^20`; what [`Profile::Exact`](crate::Profile::Exact)
-    /// shares by.
+    /// shares by unless it has other [layer weights](crate::LayerWeight).
     pub fn entropy_q20(&self) -> u32 {
-        entropy_q20(self.entropy)
+        in_q20(self.entropy)
     }
 
     /// The current cut, before the limit of what the layer has.
@@ -137,11 +137,17 @@ fn free_slack<T>(entries: &mut Vec<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, Profile};
+    use crate::{Config, Policy, Profile, Shape};
 
     #[test]
     fn a_smaller_cut_gives_memory_back() {
-        let rule = Rule::new(Profile::Exact, &Config::default(), 2, 500, 100);
+        let recipe = Policy::Lava(Profile::Exact).recipe().unwrap();
+        let shape = Shape {
+            layers: 1,
+            kv_heads: 2,
+            tokens: 532,
+        };
+        let rule = Rule::new(recipe, &Config::default(), shape, 500, 100);
         let scores: Vec<f32> = (0..1000).map(|i| i as f32).collect();
         let cut = |budget| Cut { budget, certain: 0 };
         let mut plan = LayerPlan::new(&rule, &scores, 1.0, cut(1000));

@@ -3,13 +3,40 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The eviction rule of one request.
+use crate::recipe::LayerRule;
+
+/// The eviction rule of one request. What tells the rules apart is the table in `recipe.rs`; all but
+/// the LAVa ones are baselines, and `tests/data/reference.py` states each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Policy {
     /// Keep every entry.
     Full,
     /// LAVa in one of its three profiles.
     Lava(Profile),
+    /// LAVa without layer budgets: the same budget in every layer, heads compete as in
+    /// [`Profile::Exact`].
+    LavaUniform,
+    /// LAVa without head budgets: the layer budgets of [`Profile::Exact`], the same number of entries
+    /// in every head of a layer.
+    LavaHeads,
+    /// The same number of entries in every head of every layer, by pooled attention.
+    SnapKv,
+    /// [`Policy::SnapKv`] with layer budgets that fall from the first layer to the last.
+    PyramidKv,
+    /// [`Policy::SnapKv`] whose heads compete for the layer's budget, above a floor.
+    AdaSnapKv,
+    /// [`Policy::PyramidKv`] whose heads compete for the layer's budget, above a floor.
+    AdaPyramidKv,
+    /// Layer budgets by spread and change of attention, known only after the last layer.
+    Cake,
+    /// The first and the last positions.
+    StreamingLlm,
+    /// By the attention of all queries of the prompt.
+    H2o,
+    /// By the attention of the last query, one set for all heads of a layer.
+    Tova,
+    /// By chance, for evaluation only: what any score has to beat.
+    Random,
 }
 
 /// The three readings of LAVa; `tests/data/reference.py` states all of them.
@@ -26,21 +53,86 @@ pub enum Profile {
     Code,
 }
 
+/// Whether a policy can say before the last layer which entries stay in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Certainty {
+    /// What is called certain is never evicted, so it can be shipped while prefill goes on.
+    Exact,
+    /// Nothing is certain before the last layer.
+    None,
+}
+
 impl Policy {
-    /// The spellings that [`Policy::from_str`] accepts.
-    pub const NAMES: [&str; 5] = ["full", "lava", "lava-exact", "lava-paper", "lava-code"];
+    /// Every policy.
+    pub const ALL: [Policy; 15] = [
+        Policy::Full,
+        Policy::Lava(Profile::Exact),
+        Policy::Lava(Profile::Paper),
+        Policy::Lava(Profile::Code),
+        Policy::LavaUniform,
+        Policy::LavaHeads,
+        Policy::SnapKv,
+        Policy::PyramidKv,
+        Policy::AdaSnapKv,
+        Policy::AdaPyramidKv,
+        Policy::Cake,
+        Policy::StreamingLlm,
+        Policy::H2o,
+        Policy::Tova,
+        Policy::Random,
+    ];
+
+    /// The spellings that [`Policy::from_str`] accepts; `lava` is `lava-exact`.
+    pub const NAMES: [&str; 16] = {
+        let mut names = ["lava"; 16];
+        names[0] = Policy::ALL[0].name();
+        let mut index = 1;
+        while index < Policy::ALL.len() {
+            names[index + 1] = Policy::ALL[index].name();
+            index += 1;
+        }
+        names
+    };
+
+    /// Whether entries are certain before the last layer. Layer weights that are bounded give certainty;
+    /// CAKE's have no bound.
+    pub fn certainty(self) -> Certainty {
+        match self.recipe().map(|recipe| recipe.layers) {
+            Some(LayerRule::Preferences) => Certainty::None,
+            _ => Certainty::Exact,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Policy::Full => "full",
+            Policy::Lava(Profile::Exact) => "lava-exact",
+            Policy::Lava(Profile::Paper) => "lava-paper",
+            Policy::Lava(Profile::Code) => "lava-code",
+            Policy::LavaUniform => "lava-uniform",
+            Policy::LavaHeads => "lava-heads",
+            Policy::SnapKv => "snapkv",
+            Policy::PyramidKv => "pyramidkv",
+            Policy::AdaSnapKv => "ada-snapkv",
+            Policy::AdaPyramidKv => "ada-pyramidkv",
+            Policy::Cake => "cake",
+            Policy::StreamingLlm => "streaming-llm",
+            Policy::H2o => "h2o",
+            Policy::Tova => "tova",
+            Policy::Random => "random",
+        }
+    }
 }
 
 impl FromStr for Policy {
     type Err = UnknownPolicy;
 
     fn from_str(name: &str) -> Result<Policy, UnknownPolicy> {
-        match name {
-            "full" => Ok(Policy::Full),
-            "lava" | "lava-exact" => Ok(Policy::Lava(Profile::Exact)),
-            "lava-paper" => Ok(Policy::Lava(Profile::Paper)),
-            "lava-code" => Ok(Policy::Lava(Profile::Code)),
-            _ => Err(UnknownPolicy {
+        let known = Policy::ALL.into_iter().find(|policy| policy.name() == name);
+        match known {
+            Some(policy) => Ok(policy),
+            None if name == "lava" => Ok(Policy::Lava(Profile::Exact)),
+            None => Err(UnknownPolicy {
                 found: name.to_owned(),
             }),
         }
@@ -49,12 +141,7 @@ impl FromStr for Policy {
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Policy::Full => "full",
-            Policy::Lava(Profile::Exact) => "lava-exact",
-            Policy::Lava(Profile::Paper) => "lava-paper",
-            Policy::Lava(Profile::Code) => "lava-code",
-        })
+        f.pad(self.name())
     }
 }
 
@@ -81,10 +168,8 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused_with_the_known_ones() {
-        let error = "snapkv".parse::<Policy>().unwrap_err();
-        expect_test::expect![[
-            r#"unknown policy "snapkv"; known are full, lava, lava-exact, lava-paper, lava-code"#
-        ]]
+        let error = "kvzip".parse::<Policy>().unwrap_err();
+        expect_test::expect![[r#"unknown policy "kvzip"; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random"#]]
         .assert_eq(&error.to_string());
     }
 }

@@ -1,34 +1,40 @@
 //! The selection rule inside a layer: from a budget to how many entries each head keeps.
 
-use crate::{Config, Profile, ranking};
+use crate::ranking::Entries;
+use crate::recipe::{Floor, HeadRule, Recipe, Unit};
+use crate::{Config, Shape};
 
-/// How one request's profile turns a layer's budget into head lengths. Every profile keeps a prefix
-/// of each head's own ranking, and longer budgets give longer prefixes.
+/// How one request turns a layer's budget into head lengths. Every rule keeps a prefix of each head's
+/// own ranking, and longer budgets give longer prefixes.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
-    profile: Profile,
+    heads: HeadRule,
+    unit: Unit,
     kv_heads: usize,
     /// `n`: rows outside the window per KV head.
     n: usize,
+    sinks: usize,
     alpha_milli: u32,
-    /// Entries that every head gets under [`Profile::Code`].
-    floor: usize,
+    /// [`request_floor`].
+    request_floor: usize,
 }
 
 impl Rule {
     pub(crate) fn new(
-        profile: Profile,
+        recipe: Recipe,
         config: &Config,
-        kv_heads: usize,
+        shape: Shape,
         n: usize,
         budget: usize,
     ) -> Rule {
         Rule {
-            profile,
-            kv_heads,
+            heads: recipe.heads,
+            unit: recipe.unit,
+            kv_heads: shape.kv_heads,
             n,
+            sinks: config.sinks,
             alpha_milli: config.alpha_milli,
-            floor: code_floor(config, budget),
+            request_floor: request_floor(config, budget),
         }
     }
 
@@ -36,41 +42,67 @@ impl Rule {
         self.kv_heads
     }
 
-    /// How many entries of the layer's order a budget reaches.
+    /// The scores `[Hkv, n]` of a layer as the request ranks them.
+    pub(crate) fn entries<'a>(&self, scores: &'a [f32]) -> Entries<'a> {
+        Entries {
+            scores,
+            kv_heads: self.kv_heads,
+            sinks: self.sinks,
+        }
+    }
+
+    /// How many entries of the layer's order a budget reaches. Where heads do not compete, the layer
+    /// has no order, and this is zero.
     pub(crate) fn order_len(&self, budget: usize) -> usize {
-        let entries = match self.profile {
-            Profile::Exact => budget,
-            Profile::Paper | Profile::Code => budget.saturating_mul(self.kv_heads),
+        let entries = match (self.heads, self.unit) {
+            (HeadRule::Even, _) => 0,
+            (_, Unit::Layer) => budget,
+            (_, Unit::Head) => budget.saturating_mul(self.kv_heads),
         };
         entries.min(self.kv_heads * self.n)
     }
 
     /// The KV heads of the first `len` entries of the layer's order. `scores` `[Hkv, n]`.
     pub(crate) fn order_heads(&self, scores: &[f32], len: usize) -> Vec<u16> {
-        match self.profile {
-            Profile::Exact => ranking::mixed_heads(scores, self.kv_heads, self.alpha_milli, len),
-            Profile::Paper | Profile::Code => ranking::best_heads(scores, self.kv_heads, len),
+        let entries = self.entries(scores);
+        match self.heads {
+            HeadRule::Mixed => entries.mixed_heads(self.alpha_milli, len),
+            HeadRule::Best | HeadRule::Raised(_) => entries.best_heads(len),
+            HeadRule::Even => Vec::new(),
         }
     }
 
     /// Entries that a head keeps, `count` of which are within the layer's order as far as `budget`
     /// reaches.
     pub(crate) fn head_len(&self, budget: usize, count: usize) -> usize {
-        match self.profile {
-            Profile::Exact | Profile::Paper => count,
-            Profile::Code if budget > self.n => self.n,
-            Profile::Code => {
+        match self.heads {
+            HeadRule::Mixed | HeadRule::Best => count,
+            HeadRule::Even => match self.unit {
+                Unit::Layer => (budget / self.kv_heads).min(self.n),
+                Unit::Head => budget.min(self.n),
+            },
+            HeadRule::Raised(_) if budget > self.n => self.n,
+            HeadRule::Raised(floor) => {
+                let floor = match floor {
+                    Floor::OfRequest => self.request_floor,
+                    Floor::OfLayer => alpha_share(self.alpha_milli, budget),
+                };
                 let own = count as f64 * (1.0 - alpha(self.alpha_milli));
-                ((own + self.floor as f64).round_ties_even() as usize).min(self.n)
+                ((own + floor as f64).round_ties_even() as usize).min(self.n)
             }
         }
     }
 }
 
 /// The head floor of the authors' code: a share of the whole `budget`, window included, the same
-/// for all layers because a misspelt name keeps it from following the layer's own budget.
-pub(crate) fn code_floor(config: &Config, budget: usize) -> usize {
-    (budget as f64 * alpha(config.alpha_milli)) as usize
+/// for all layers.
+pub(crate) fn request_floor(config: &Config, budget: usize) -> usize {
+    alpha_share(config.alpha_milli, budget)
+}
+
+/// `alpha` of some entries, truncated.
+pub(crate) fn alpha_share(alpha_milli: u32, entries: usize) -> usize {
+    (entries as f64 * alpha(alpha_milli)) as usize
 }
 
 fn alpha(alpha_milli: u32) -> f64 {
@@ -80,12 +112,39 @@ fn alpha(alpha_milli: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Policy, Profile};
+
+    fn rule(policy: Policy, budget: usize) -> Rule {
+        let shape = Shape {
+            layers: 1,
+            kv_heads: 2,
+            tokens: 132,
+        };
+        let recipe = policy.recipe().unwrap();
+        Rule::new(recipe, &Config::default(), shape, 100, budget)
+    }
 
     #[test]
     fn the_released_code_keeps_a_head_whole_only_if_the_budget_exceeds_it() {
-        let rule = Rule::new(Profile::Code, &Config::default(), 2, 100, 40);
+        let rule = rule(Policy::Lava(Profile::Code), 40);
         assert_eq!(rule.head_len(101, 100), 100);
         assert_eq!(rule.head_len(100, 100), 88); // 0.8 · 100 + int(0.2 · 40)
         assert_eq!(rule.head_len(0, 0), 8);
+    }
+
+    #[test]
+    fn the_ada_floor_follows_the_layers_budget() {
+        let rule = rule(Policy::AdaSnapKv, 40);
+        assert_eq!(rule.head_len(101, 7), 100);
+        assert_eq!(rule.head_len(50, 100), 90); // 0.8 · 100 + int(0.2 · 50)
+        assert_eq!(rule.head_len(50, 0), 10);
+    }
+
+    #[test]
+    fn heads_that_do_not_compete_share_evenly_and_have_no_order() {
+        let heads = rule(Policy::LavaHeads, 40);
+        assert_eq!((heads.head_len(13, 0), heads.order_len(13)), (6, 0));
+        let snap = rule(Policy::SnapKv, 40);
+        assert_eq!((snap.head_len(13, 0), snap.head_len(101, 0)), (13, 100));
     }
 }

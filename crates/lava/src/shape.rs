@@ -1,6 +1,6 @@
 //! The size of a request.
 
-use crate::{Config, Error, Policy};
+use crate::{Error, Method, Policy};
 
 /// The size of a request's cache before eviction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,14 +14,15 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Rows of the window per (layer, KV head): `min(W, N)`.
-    pub fn window_rows(&self, config: &Config) -> usize {
-        config.window.min(self.tokens)
+    /// Rows of the window per (layer, KV head): `min(W, N)`. Here and below, `budget` is `b`: entries
+    /// per KV head and layer, window included.
+    pub fn window_rows(&self, method: &Method, budget: usize) -> usize {
+        method.window(budget).min(self.tokens)
     }
 
     /// `n`: rows outside the window per (layer, KV head).
-    pub fn rows_outside_window(&self, config: &Config) -> usize {
-        self.tokens - self.window_rows(config)
+    pub fn rows_outside_window(&self, method: &Method, budget: usize) -> usize {
+        self.tokens - self.window_rows(method, budget)
     }
 
     /// Whether nothing is ever evicted: by policy, or because the prompt fits the budget of
@@ -30,14 +31,11 @@ impl Shape {
     ///
     /// It looks at this prompt only: a request that began so and is continued must go on under
     /// [`Policy::Full`].
-    pub fn keeps_everything(&self, policy: Policy, config: &Config, budget: usize) -> bool {
-        policy == Policy::Full
+    pub fn keeps_everything(&self, method: &Method, budget: usize) -> bool {
+        let outside = self.rows_outside_window(method, budget);
+        method.policy == Policy::Full
             || self.tokens <= budget
-            || self.tokens <= config.window
-            || self
-                .kv_heads
-                .saturating_mul(self.rows_outside_window(config))
-                <= 1
+            || self.kv_heads.saturating_mul(outside) <= 1
     }
 
     /// # Errors
@@ -73,11 +71,8 @@ mod tests {
             kv_heads,
             tokens,
         };
-        let policy = Policy::Lava(Profile::Exact);
-        assert_eq!(
-            shape.keeps_everything(policy, &Config::default(), budget),
-            expected
-        );
+        let method = Method::new(Policy::Lava(Profile::Exact));
+        assert_eq!(shape.keeps_everything(&method, budget), expected);
     }
 
     #[test]

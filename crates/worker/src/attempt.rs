@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lava::{Config, Policy, Shape};
+use lava::{Method, Shape};
 use lava_engine::SamplingParams;
 use lava_kv::{CacheShape, Header, Ticket};
 use lava_proto::worker as proto;
@@ -21,9 +21,7 @@ pub struct Attempt {
     /// Hash of the prompt's ids.
     pub prompt_digest: [u8; 16],
     /// Which entries are kept.
-    pub policy: Policy,
-    /// Parameters of the scores.
-    pub method: Config,
+    pub method: Method,
     /// b.
     pub budget: usize,
     /// How tokens are chosen.
@@ -65,20 +63,19 @@ impl Attempt {
                 expected: format!("both at least 1, together at most {positions}"),
             });
         }
-        let policy = message.policy.parse().map_err(|error| Refusal::Field {
+        let method: Method = message.policy.parse().map_err(|error| Refusal::Field {
             field: "attempt.policy",
             found: format!("{:?}", message.policy),
-            expected: format!("a known policy ({error})"),
+            expected: format!("a known method ({error})"),
         })?;
         let sampling = sampling(&message.sampling.unwrap_or_default(), message.logprobs);
         sampling.check()?;
-        let method = Config::default();
+        let budget = message.budget as usize;
         Ok(Self {
             request_id: message.request_id,
             number: message.number,
             prompt_digest: sixteen("attempt.prompt_digest", &message.prompt_digest)?,
-            policy,
-            budget: message.budget as usize,
+            budget,
             sampling,
             logprobs: message.logprobs.is_some(),
             end_of_text: message.end_of_text,
@@ -86,7 +83,7 @@ impl Attempt {
             max_tokens,
             deadline: Instant::now() + Duration::from_millis(message.deadline_ms),
             answered: message.answered,
-            shape: loaded.cache_shape(tokens, &method),
+            shape: loaded.cache_shape(tokens, &method, budget),
             method,
         })
     }
@@ -116,7 +113,7 @@ impl Attempt {
             kv_heads: self.shape.kv_heads,
             tokens: self.shape.tokens,
         };
-        lava::rows_max(self.policy, &self.method, shape, self.budget)
+        lava::rows_max(&self.method, shape, self.budget)
     }
 }
 

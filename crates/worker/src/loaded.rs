@@ -90,14 +90,14 @@ impl Loaded {
     }
 
     /// Shape of the compact cache of a prompt.
-    pub fn cache_shape(&self, tokens: usize, method: &lava::Config) -> CacheShape {
+    pub fn cache_shape(&self, tokens: usize, method: &lava::Method, budget: usize) -> CacheShape {
         let config = self.model.config();
         CacheShape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             tokens,
-            window_rows: method.window.min(tokens),
+            window_rows: method.window(budget).min(tokens),
             dtype: self.row_dtype,
         }
     }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use lava::{Config, Policy};
+use lava::Method;
 use lava_engine::{PagePool, PrefillRequest};
 use lava_proto::worker::prefill_client::PrefillClient;
 use lava_test_support::{Architecture, HfDtype, ToyModel};
@@ -21,11 +21,10 @@ fn prompt(len: u32, vocabulary: u32) -> Vec<u32> {
 }
 
 /// The engine's own result in this process.
-fn expected(loaded: &Loaded, prompt: &[u32], policy: Policy, budget: usize) -> Vec<Table> {
+fn expected(loaded: &Loaded, prompt: &[u32], method: Method, budget: usize) -> Vec<Table> {
     let asked = PrefillRequest {
         tokens: prompt,
-        policy,
-        config: Config::default(),
+        method,
         budget,
         appended_max: 0,
     };

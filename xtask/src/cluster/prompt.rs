@@ -1,39 +1,62 @@
-//! The prompt: one command per line of standard input until it ends.
+//! The prompt: one command per line of input until it ends.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, Write};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 
 use super::command::{Command, HELP, Signal, parse};
 use super::{Cluster, ask, status};
 
-/// Ends with `quit` or with the input. A command that fails says so, and the next one is read.
-pub(crate) fn run(cluster: &mut Cluster) -> Result<()> {
+/// Somebody at a terminal. Ends with `quit` or with the input. A command that fails says so, and the next one is read.
+pub(crate) fn by_hand(cluster: &mut Cluster) -> Result<()> {
     let input = std::io::stdin();
-    let by_hand = input.is_terminal();
     let mut line = String::new();
     loop {
-        if by_hand {
-            print!("> ");
-            std::io::stdout().flush()?;
-        }
+        print!("> ");
+        std::io::stdout().flush()?;
         line.clear();
         if input.lock().read_line(&mut line).context("no input")? == 0 {
             return Ok(());
         }
-        if line.trim().is_empty() {
-            continue;
-        }
-        match parse(&line) {
-            Ok(Command::Quit) => return Ok(()),
-            Ok(command) => match obey(cluster, command) {
-                Ok(Some(said)) => println!("{said}"),
-                Ok(None) => {}
-                Err(error) => println!("error: {error:#}"),
-            },
-            Err(refusal) => println!("{refusal}"),
+        match take(cluster, &line) {
+            Ok(Next::Go) => {}
+            Ok(Next::Quit) => return Ok(()),
+            Err(error) => println!("error: {error:#}"),
         }
     }
+}
+
+/// A script. Ends with `quit`, with the input, or with the first command that fails.
+pub(crate) fn script(cluster: &mut Cluster, input: impl BufRead) -> Result<()> {
+    for line in input.lines() {
+        let line = line.context("no input")?;
+        match take(cluster, &line).with_context(|| format!("{line:?} failed"))? {
+            Next::Go => {}
+            Next::Quit => break,
+        }
+    }
+    Ok(())
+}
+
+enum Next {
+    Go,
+    Quit,
+}
+
+/// Obeys one line and prints what there is to say.
+fn take(cluster: &mut Cluster, line: &str) -> Result<Next> {
+    if line.trim().is_empty() {
+        return Ok(Next::Go);
+    }
+    match parse(line).map_err(Error::msg)? {
+        Command::Quit => return Ok(Next::Quit),
+        command => {
+            if let Some(said) = obey(cluster, command)? {
+                println!("{said}");
+            }
+        }
+    }
+    Ok(Next::Go)
 }
 
 /// Returns what is left to say.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::Result;
-use lava::{Config, Policy};
+use lava::{Method, Policy};
 use lava_engine::{
     Model, PagePool, PrefillRequest, Prefilled, RaggedCache, RowDtype, Sampler, SamplingParams,
     Turn,
@@ -32,8 +32,8 @@ pub(crate) struct Compressed {
 }
 
 pub(crate) fn full(model: &Model, prompt: &Prompt) -> Result<Full> {
-    let config = Config::default();
-    let mut run = prefill(model, prompt, Policy::Full, config, prompt.token_ids.len())?;
+    let method = Method::new(Policy::Full);
+    let mut run = prefill(model, prompt, method, prompt.token_ids.len())?;
     let steps = teacher_forced(model, &prompt.full_greedy, &mut run.cache)?;
     Ok(Full {
         prefill: run.logits,
@@ -48,9 +48,12 @@ pub(crate) fn compressed(
     eviction: &Eviction,
     full: &Full,
 ) -> Result<Compressed> {
-    let policy = Policy::Lava(eviction.profile()?);
+    let method = Method {
+        policy: Policy::Lava(eviction.profile()?),
+        config: golden.config()?,
+    };
     let budget = eviction.base_capacity;
-    let again = || prefill(model, prompt, policy, golden.config()?, budget);
+    let again = || prefill(model, prompt, method, budget);
     let mut run = again()?;
     let steps = teacher_forced(model, &prompt.full_greedy, &mut run.cache)?;
     let kl_to_full = full
@@ -91,17 +94,10 @@ pub(crate) fn compressed(
     })
 }
 
-fn prefill(
-    model: &Model,
-    prompt: &Prompt,
-    policy: Policy,
-    config: Config,
-    budget: usize,
-) -> Result<Prefilled> {
+fn prefill(model: &Model, prompt: &Prompt, method: Method, budget: usize) -> Result<Prefilled> {
     let request = PrefillRequest {
         tokens: &prompt.token_ids,
-        policy,
-        config,
+        method,
         budget,
         appended_max: prompt.full_greedy.len(),
     };

@@ -8,6 +8,7 @@ mod clients;
 mod cluster;
 mod fleet;
 mod load;
+mod policies;
 mod promises;
 mod transfer;
 

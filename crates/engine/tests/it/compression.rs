@@ -2,8 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use lava::{Policy, Profile};
-use lava_engine::{EngineError, Model, RaggedCache, WeightFormat};
+use lava::{Method, Policy, Profile};
+use lava_engine::{
+    EngineError, Model, PagePool, PrefillRequest, Prefilled, RaggedCache, WeightFormat,
+};
 use lava_test_support::{Architecture, HfDtype, ToyModel};
 
 use crate::{ours, toys};
@@ -137,5 +139,50 @@ fn a_cancelled_prefill_stops_at_the_layer_and_frees_its_pages() {
     });
     assert!(matches!(result, Err(EngineError::Cancelled { layer: 2 })));
     assert_eq!(seen, [0, 1, 2]);
+    assert_eq!(pool.pages_reserved(), 0);
+}
+
+#[test]
+fn one_pass_serves_every_method_as_a_pass_of_its_own_does() {
+    let (toy, model) = toy();
+    let prompt = toys::prompt(300, toy.vocab);
+    let settings = [
+        "lava+score=max-clamp+sinks=4",
+        "lava+score=value-output+floor=100",
+        "lava+score=max-clamp-value-output+weight=uniform",
+        "lava+score=rms-value-output+value-norm=all",
+        "snapkv+window=8+kernel=3",
+    ];
+    let policies = Policy::ALL.map(Method::new).into_iter();
+    let settings = settings.iter().map(|text| text.parse().unwrap());
+    let methods: Vec<Method> = policies.chain(settings).collect();
+    let requests: Vec<_> = methods
+        .iter()
+        .map(|&method| PrefillRequest {
+            method,
+            ..ours::request(&prompt, Policy::Full, 48)
+        })
+        .collect();
+    let shape = ours::pool(&model, &requests[0]).shape();
+    let pages = requests
+        .iter()
+        .map(|request| request.pages_max(&model, shape));
+    let pool = PagePool::new(shape, pages.sum());
+    let together = model.prefill_each(&requests, &pool).unwrap();
+    for (request, one) in requests.iter().zip(&together) {
+        let alone = ours::prefill(&model, request).unwrap();
+        assert_eq!(one.logits, alone.logits);
+        assert_eq!(one.stats.full_kv_layers_peak, 1);
+        for layer in 0..5 {
+            for head in 0..2 {
+                let name = format!("{} layer {layer} head {head}", request.method);
+                let order = |run: &Prefilled| run.cascade.head_order(layer, head).to_vec();
+                assert_eq!(order(one), order(&alone), "{name}");
+                let keys = |run: &Prefilled| keys(&run.cache, layer, head);
+                assert_eq!(keys(one), keys(&alone), "{name}");
+            }
+        }
+    }
+    drop(together);
     assert_eq!(pool.pages_reserved(), 0);
 }

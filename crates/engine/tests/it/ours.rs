@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use lava::{Config, Policy};
+use lava::{Method, Policy};
 use lava_engine::{
     EngineError, Model, ModelFiles, PagePool, PageShape, PrefillRequest, Prefilled, RowDtype,
     Sampler, SamplingParams, Turn, WeightFormat,
@@ -17,8 +17,7 @@ pub(crate) fn load(path: &Path, format: WeightFormat) -> Model {
 pub(crate) fn request(tokens: &[u32], policy: Policy, budget: usize) -> PrefillRequest<'_> {
     PrefillRequest {
         tokens,
-        policy,
-        config: Config::default(),
+        method: Method::new(policy),
         budget,
         appended_max: 64,
     }

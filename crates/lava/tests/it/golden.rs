@@ -3,18 +3,39 @@
 use std::collections::HashMap;
 
 use lava::reference::Layer;
-use lava::scores::{Observation, layer_scores};
-use lava::{Cascade, Config, Policy, Shape, ranking};
+use lava::scores::layer_scores;
+use lava::{Cascade, LayerScores, Method, Policy, Shape, ranking};
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::inputs::{ToyModel, fnv_positions};
+use crate::inputs::{Rounded, ToyModel, ToySize, fnv_positions};
 
 const BUDGET: usize = 40;
+
+const SIZE: ToySize = ToySize {
+    layers: 4,
+    query_heads: 8,
+    kv_heads: 2,
+    tokens: 200,
+    head_dim: 16,
+};
+
+const SHAPE: Shape = Shape {
+    layers: SIZE.layers,
+    kv_heads: SIZE.kv_heads,
+    tokens: SIZE.tokens,
+};
+
+fn toy_model() -> ToyModel {
+    ToyModel::new(1, SIZE)
+}
 
 #[derive(Deserialize)]
 struct Vectors {
     first_values: Vec<f32>,
     profiles: HashMap<String, Expected>,
+    /// By layer and KV head; the caps that the script found are beside them.
+    baselines: HashMap<String, Value>,
 }
 
 /// Axes: by layer, by step of the cascade, by KV head.
@@ -33,7 +54,7 @@ struct Expected {
     budget_nonwindow: usize,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 struct Kept {
     len: usize,
     fnv_sorted: String,
@@ -43,48 +64,38 @@ fn vectors() -> Vectors {
     serde_json::from_str(include_str!("../data/vectors.json")).unwrap()
 }
 
-fn config() -> Config {
-    Config {
-        window: 8,
-        kernel: 5,
-        ..Config::default()
+fn method(policy: Policy) -> Method {
+    let mut method = Method::new(policy);
+    method.config.window = 8;
+    method.config.kernel = 5;
+    method
+}
+
+/// Scores of the oracle, rounded to `f32`.
+fn oracle_scores(method: &Method, layer: Layer<'_>) -> LayerScores {
+    let observed = layer.observe(method, BUDGET);
+    let scores = observed.scores(method).iter().map(|&s| s as f32).collect();
+    LayerScores {
+        scores,
+        preference: observed.preference(&method.config),
     }
 }
 
-/// Scores `[Hkv, n]` of the oracle, rounded to `f32`.
-fn oracle_scores(layer: Layer<'_>) -> Vec<f32> {
-    layer.scores(&config()).iter().map(|&s| s as f32).collect()
+/// Scores as the engine gets them: observed in `f32`, then [`layer_scores`].
+fn engine_scores(method: &Method, layer: Layer<'_>) -> LayerScores {
+    let rounded = Rounded::new(&layer.observe(method, BUDGET));
+    layer_scores(method, &rounded.observation())
 }
 
-/// Scores `[Hkv, n]` as the engine gets them: attention and norms in `f32`, then [`layer_scores`].
-fn engine_scores(layer: Layer<'_>) -> Vec<f32> {
-    let mean_attention: Vec<f32> = layer.mean_attention(8).iter().map(|&a| a as f32).collect();
-    let value_norms: Vec<f32> = layer
-        .value_norms(&config())
-        .iter()
-        .map(|&v| v as f32)
-        .collect();
-    let observation = Observation {
-        query_heads: layer.query_heads,
-        mean_attention: &mean_attention,
-        value_norms: &value_norms,
-    };
-    layer_scores(&config(), &observation)
-}
+type Scores = fn(&Method, Layer<'_>) -> LayerScores;
 
-fn check(profile: &str, scores: impl Fn(Layer<'_>) -> Vec<f32>) {
+fn check(profile: &str, scores: Scores) {
     let expected = &vectors().profiles[profile];
-    let policy: Policy = format!("lava-{profile}").parse().unwrap();
-    let (layers, kv_heads) = (ToyModel::LAYERS, ToyModel::KV_HEADS);
-    let shape = Shape {
-        layers,
-        kv_heads,
-        tokens: ToyModel::TOKENS,
-    };
-    let mut cascade = Cascade::new(policy, &config(), shape, BUDGET).unwrap();
+    let method = method(format!("lava-{profile}").parse().unwrap());
+    let mut cascade = Cascade::new(&method, SHAPE, BUDGET).unwrap();
 
-    for (step, layer) in ToyModel::new().layers().enumerate() {
-        let scores = scores(layer);
+    for (step, layer) in toy_model().layers().enumerate() {
+        let LayerScores { scores, .. } = scores(&method, layer);
         for (&found, &expected) in scores.iter().zip(&expected.score_head0_first5[step]) {
             // f32 has 24 bits; a score is at most three roundings away from the f64 reference.
             assert!(
@@ -93,12 +104,14 @@ fn check(profile: &str, scores: impl Fn(Layer<'_>) -> Vec<f32>) {
             );
         }
         if step == 0 {
-            assert_eq!(
-                ranking::best_positions(&scores, &[10, 10]),
-                expected.top10_layer0
-            );
+            let entries = ranking::Entries {
+                scores: &scores,
+                kv_heads: SIZE.kv_heads,
+                sinks: 0,
+            };
+            assert_eq!(entries.best_positions(&[10, 10]), expected.top10_layer0);
         }
-        cascade.push_layer(&scores).unwrap();
+        cascade.push_layer(scores.into()).unwrap();
 
         let cuts: Vec<_> = (0..=step).map(|l| cascade.plan(l).unwrap().cut()).collect();
         let budgets: Vec<usize> = cuts.iter().map(|cut| cut.budget).collect();
@@ -109,36 +122,66 @@ fn check(profile: &str, scores: impl Fn(Layer<'_>) -> Vec<f32>) {
         assert_eq!(certain, expected.certain_lengths_by_step[step]);
     }
 
-    let window: Vec<u32> = (192..200).collect();
-    for layer in 0..layers {
+    for layer in 0..SIZE.layers {
         let plan = cascade.plan(layer).unwrap();
         // The scores carry a relative error of 2e-7, the entropy is their smooth mean.
         assert!((plan.entropy() - expected.entropy[layer]).abs() < 1e-8);
         assert_eq!(plan.entropy_q20(), expected.entropy_q20[layer]);
         assert_eq!(cascade.kept(layer), expected.head_lengths_final[layer]);
-        for head in 0..kv_heads {
-            let mut positions = [cascade.head_order(layer, head), &window].concat();
-            positions.sort_unstable();
-            let expected = &expected.kept[layer][head];
-            assert_eq!(positions.len(), expected.len);
-            assert_eq!(
-                fnv_positions(&positions),
-                expected.fnv_sorted,
-                "layer {layer} head {head}"
-            );
+        assert_eq!(kept(&cascade, layer), expected.kept[layer], "layer {layer}");
+    }
+    let heads = SIZE.layers * SIZE.kv_heads;
+    let outside = cascade.rows_kept() - heads * cascade.window_rows();
+    assert_eq!(outside, expected.total_nonwindow);
+    let contested = heads * (BUDGET - cascade.window_rows());
+    assert_eq!(contested, expected.budget_nonwindow);
+}
+
+/// What a finished layer keeps, per KV head, window included.
+fn kept(cascade: &Cascade, layer: usize) -> Vec<Kept> {
+    let window = (SIZE.tokens - cascade.window_rows()) as u32..SIZE.tokens as u32;
+    let of_head = |head| {
+        let mut positions = cascade.head_order(layer, head).to_vec();
+        positions.extend(window.clone());
+        positions.sort_unstable();
+        Kept {
+            len: positions.len(),
+            fnv_sorted: fnv_positions(&positions),
+        }
+    };
+    (0..SIZE.kv_heads).map(of_head).collect()
+}
+
+fn check_baseline(policy: Policy, name: &str) {
+    let expected: Vec<Vec<Kept>> =
+        serde_json::from_value(vectors().baselines[name].clone()).unwrap();
+    let method = method(policy);
+    for scores in [oracle_scores as Scores, engine_scores] {
+        let mut cascade = Cascade::new(&method, SHAPE, BUDGET).unwrap();
+        for layer in toy_model().layers() {
+            cascade.push_layer(scores(&method, layer)).unwrap();
+        }
+        for (layer, expected) in expected.iter().enumerate() {
+            assert_eq!(kept(&cascade, layer), *expected, "{policy} layer {layer}");
         }
     }
-    let window_rows = layers * kv_heads * window.len();
-    assert_eq!(cascade.rows_kept() - window_rows, expected.total_nonwindow);
-    assert_eq!(
-        layers * kv_heads * (BUDGET - window.len()),
-        expected.budget_nonwindow
-    );
+}
+
+#[test]
+fn the_baselines_meet_the_reference_vectors() {
+    check_baseline(Policy::SnapKv, "snapkv");
+    check_baseline(Policy::PyramidKv, "pyramidkv_b20");
+    check_baseline(Policy::AdaSnapKv, "ada_snapkv");
+    check_baseline(Policy::AdaPyramidKv, "ada_pyramidkv_b20");
+    check_baseline(Policy::Cake, "cake");
+    check_baseline(Policy::StreamingLlm, "streamingllm");
+    check_baseline(Policy::H2o, "h2o");
+    check_baseline(Policy::Tova, "tova");
 }
 
 #[test]
 fn the_toy_model_is_the_one_of_the_script() {
-    let model = ToyModel::new();
+    let model = toy_model();
     assert_eq!(
         model.layers().next().unwrap().queries[..4],
         vectors().first_values

@@ -1,9 +1,10 @@
-//! The laws of the cascade, over odd sizes and degenerate scores.
+//! The laws of LAVa's three profiles, over odd sizes and degenerate scores. `policy_laws.rs` has the laws
+//! that every policy obeys.
 
 use std::ops::Range;
 
 use expect_test::expect;
-use lava::{Cascade, Config, Error, Policy, Profile, Shape, rows_max};
+use lava::{Cascade, Config, Error, Method, Policy, Profile, Shape, rows_max};
 use proptest::prelude::*;
 
 const ONE_Q20: u64 = 1 << 20;
@@ -38,25 +39,27 @@ struct Request {
 }
 
 impl Request {
+    fn method(&self) -> Method {
+        Method {
+            policy: Policy::Lava(self.profile),
+            config: self.config,
+        }
+    }
+
     fn cascade(&self) -> Cascade {
-        let cascade = Cascade::new(
-            Policy::Lava(self.profile),
-            &self.config,
-            self.shape,
-            self.budget,
-        )
-        .unwrap();
+        let cascade = Cascade::new(&self.method(), self.shape, self.budget).unwrap();
         assert!(!cascade.keeps_everything());
         cascade
     }
 
     fn rows_max(&self) -> usize {
-        rows_max(
-            Policy::Lava(self.profile),
-            &self.config,
-            self.shape,
-            self.budget,
-        )
+        rows_max(&self.method(), self.shape, self.budget)
+    }
+
+    fn push(&self, cascade: &mut Cascade, layers: Range<usize>) {
+        for scores in &self.scores[layers] {
+            cascade.push_layer(scores.clone().into()).unwrap();
+        }
     }
 
     fn n(&self) -> usize {
@@ -65,9 +68,7 @@ impl Request {
 
     fn finished(&self) -> Cascade {
         let mut cascade = self.cascade();
-        self.scores
-            .iter()
-            .for_each(|scores| cascade.push_layer(scores).unwrap());
+        self.push(&mut cascade, 0..self.scores.len());
         cascade
     }
 }
@@ -118,9 +119,9 @@ fn bad_score_strategy() -> impl Strategy<Value = f32> {
 }
 
 /// What the cascade says of its finished layers: kept, certain, orders.
-type View = Vec<(Vec<usize>, Vec<usize>, Vec<Vec<u32>>)>;
+pub(crate) type View = Vec<(Vec<usize>, Vec<usize>, Vec<Vec<u32>>)>;
 
-fn view(cascade: &Cascade, kv_heads: usize) -> View {
+pub(crate) fn view(cascade: &Cascade, kv_heads: usize) -> View {
     (0..cascade.layers_done())
         .map(|layer| {
             let orders = (0..kv_heads)
@@ -136,70 +137,6 @@ fn view(cascade: &Cascade, kv_heads: usize) -> View {
 }
 
 proptest! {
-    #[test]
-    fn kept_sets_are_nested_and_certain_prefixes_grow_until_both_meet(
-        request in request_strategy(),
-    ) {
-        let kv_heads = request.shape.kv_heads;
-        let mut cascade = request.cascade();
-        let mut before = View::new();
-        for scores in &request.scores {
-            cascade.push_layer(scores).unwrap();
-            let after = view(&cascade, kv_heads);
-            for ((kept, certain, orders), (kept_before, certain_before, orders_before)) in
-                after.iter().zip(&before)
-            {
-                for head in 0..kv_heads {
-                    prop_assert!(kept[head] <= kept_before[head]);
-                    prop_assert!(certain[head] >= certain_before[head]);
-                    prop_assert!(orders_before[head].starts_with(&orders[head]));
-                }
-            }
-            for (kept, certain, orders) in &after {
-                for head in 0..kv_heads {
-                    prop_assert!(certain[head] <= kept[head]);
-                    prop_assert_eq!(kept[head], orders[head].len());
-                }
-            }
-            before = after;
-        }
-        for (kept, certain, _) in &before {
-            prop_assert_eq!(kept, certain);
-        }
-    }
-
-    #[test]
-    fn a_head_keeps_the_beginning_of_its_own_ranking(request in request_strategy()) {
-        let cascade = request.finished();
-        for (layer, scores) in request.scores.iter().enumerate() {
-            for (head, scores) in scores.chunks(request.n()).enumerate() {
-                let ranking = lava::reference::order(scores);
-                prop_assert!(ranking.starts_with(cascade.head_order(layer, head)));
-            }
-        }
-    }
-
-    #[test]
-    fn certain_rows_survive_whatever_the_later_layers_are(
-        request in request_strategy(),
-        step in any::<prop::sample::Index>(),
-        later in scores_strategy(5 * 60..5 * 60 + 1),
-    ) {
-        let step = step.index(request.shape.layers);
-        let mut cascade = request.cascade();
-        request.scores[..=step].iter().for_each(|scores| cascade.push_layer(scores).unwrap());
-        let before = view(&cascade, request.shape.kv_heads);
-
-        let later = &later[..request.shape.kv_heads * request.n()];
-        (step + 1..request.shape.layers).for_each(|_| cascade.push_layer(later).unwrap());
-        for (layer, (_, certain, orders)) in before.iter().enumerate() {
-            for (head, order) in orders.iter().enumerate() {
-                let certain = &order[..certain[head]];
-                prop_assert!(cascade.head_order(layer, head).starts_with(certain));
-            }
-        }
-    }
-
     #[test]
     fn the_exact_profile_keeps_exactly_its_integer_budgets(request in request_strategy()) {
         let request = Request { profile: Profile::Exact, ..request };
@@ -222,23 +159,13 @@ proptest! {
     }
 
     #[test]
-    fn no_step_of_the_cascade_holds_more_rows_than_reserved(request in request_strategy()) {
-        let max = request.rows_max();
-        let mut cascade = request.cascade();
-        for scores in &request.scores {
-            cascade.push_layer(scores).unwrap();
-            prop_assert!(cascade.rows_kept() <= max, "{} of {max}", cascade.rows_kept());
-        }
-    }
-
-    #[test]
     fn budgets_never_sum_to_more_than_what_is_contested(request in request_strategy()) {
         let Shape { layers, kv_heads, .. } = request.shape;
         let heads = if request.profile == Profile::Exact { kv_heads } else { 1 };
         let total = layers * heads * (request.budget - request.config.window);
         let mut cascade = request.cascade();
         for scores in &request.scores {
-            cascade.push_layer(scores).unwrap();
+            cascade.push_layer(scores.clone().into()).unwrap();
             let done = 0..cascade.layers_done();
             let budgets = done.map(|layer| cascade.plan(layer).unwrap().cut().budget);
             prop_assert!(budgets.sum::<usize>() <= total);
@@ -254,7 +181,7 @@ proptest! {
         let Shape { layers, kv_heads, .. } = request.shape;
         let mut cascade = request.cascade();
         for scores in &request.scores {
-            cascade.push_layer(scores).unwrap();
+            cascade.push_layer(scores.clone().into()).unwrap();
             prop_assert!(cascade.rows_kept() <= layers * kv_heads * request.budget);
         }
     }
@@ -286,7 +213,7 @@ proptest! {
     ) {
         let layer = layer.index(request.shape.layers);
         let mut cascade = request.cascade();
-        request.scores[..layer].iter().for_each(|scores| cascade.push_layer(scores).unwrap());
+        request.push(&mut cascade, 0..layer);
         let before = view(&cascade, request.shape.kv_heads);
 
         // A second bad score follows: the first one is reported.
@@ -294,7 +221,7 @@ proptest! {
         let index = index.index(scores.len());
         scores[index] = bad;
         *scores.last_mut().unwrap() = bad;
-        match cascade.push_layer(&scores) {
+        match cascade.push_layer(scores.into()) {
             Err(Error::BadScore { layer: found_layer, index: found_index, score }) => {
                 prop_assert_eq!((found_layer, found_index), (layer, index));
                 prop_assert_eq!(score.to_bits(), bad.to_bits());
@@ -304,7 +231,7 @@ proptest! {
 
         prop_assert_eq!(cascade.layers_done(), layer);
         prop_assert_eq!(view(&cascade, request.shape.kv_heads), before);
-        request.scores[layer..].iter().for_each(|scores| cascade.push_layer(scores).unwrap());
+        request.push(&mut cascade, layer..request.shape.layers);
         let expected = view(&request.finished(), request.shape.kv_heads);
         prop_assert_eq!(view(&cascade, request.shape.kv_heads), expected);
     }
@@ -316,8 +243,7 @@ proptest! {
     ) {
         let window = request.config.window;
         let budget = budget.index(window + 1);
-        let Request { profile, config, shape, .. } = request;
-        let error = Cascade::new(Policy::Lava(profile), &config, shape, budget).unwrap_err();
+        let error = Cascade::new(&request.method(), request.shape, budget).unwrap_err();
         prop_assert_eq!(error, Error::BudgetWithinWindow { budget, window });
     }
 
@@ -332,20 +258,18 @@ proptest! {
 
 #[test]
 fn refusals_name_what_was_found_and_what_was_expected() {
-    let config = Config {
-        window: 2,
-        ..Config::default()
-    };
+    let method: Method = "lava+window=2".parse().unwrap();
     let shape = Shape {
         layers: 2,
         kv_heads: 1,
         tokens: 6,
     };
-    let policy = Policy::Lava(Profile::Exact);
-    let budget = Cascade::new(policy, &config, shape, 2).unwrap_err();
-    let mut cascade = Cascade::new(policy, &config, shape, 3).unwrap();
-    cascade.push_layer(&[0.5; 4]).unwrap();
-    let score = cascade.push_layer(&[0.5, 0.5, -0.25, 0.5]).unwrap_err();
+    let budget = Cascade::new(&method, shape, 2).unwrap_err();
+    let mut cascade = Cascade::new(&method, shape, 3).unwrap();
+    cascade.push_layer(vec![0.5; 4].into()).unwrap();
+    let score = cascade
+        .push_layer(vec![0.5, 0.5, -0.25, 0.5].into())
+        .unwrap_err();
     expect![[r#"
         the budget is 2 entries per KV head and layer, expected more than the window's 2
         score 2 of layer 1 is -0.25, expected a finite number of at least zero"#]]

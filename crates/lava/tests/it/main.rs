@@ -5,3 +5,5 @@ mod inputs;
 mod laws;
 mod more_vectors;
 mod oracles;
+mod policy_laws;
+mod policy_vectors;

@@ -1,10 +1,10 @@
 //! `more_vectors.json`: many small requests with scores that are exact in `f32`.
 
-use lava::scores::{Observation, layer_scores};
-use lava::{Cascade, Config, Gqa, Policy, Pool, Shape, ValueNorm};
+use lava::scores::layer_scores;
+use lava::{Cascade, Config, Gqa, LayerScores, Method, Pool, Shape, ValueNorm};
 use serde::Deserialize;
 
-use crate::inputs::{SplitMix64, fnv, fnv_positions};
+use crate::inputs::{SplitMix64, fnv, fnv_positions, mean_only};
 
 #[derive(Deserialize)]
 struct Case {
@@ -46,8 +46,9 @@ struct Expected {
 }
 
 impl Case {
-    fn config(&self) -> Config {
-        Config {
+    fn method(&self) -> Method {
+        let policy = format!("lava-{}", self.profile).parse().unwrap();
+        let config = Config {
             window: self.window,
             kernel: self.kernel,
             pool: match self.pool.as_str() {
@@ -67,7 +68,9 @@ impl Case {
                 other => panic!("unknown value norm {other}"),
             },
             alpha_milli: self.alpha_milli,
-        }
+            ..Config::default()
+        };
+        Method { policy, config }
     }
 
     fn shape(&self) -> Shape {
@@ -78,26 +81,22 @@ impl Case {
         }
     }
 
-    /// Scores `[Hkv, n]` of the next layer.
-    fn scores(&self, layer: usize, random: &mut SplitMix64) -> Vec<f32> {
+    /// Scores of the next layer.
+    fn scores(&self, layer: usize, random: &mut SplitMix64) -> LayerScores {
         let kind = &self.kinds[layer % self.kinds.len()];
         let n = self.tokens - self.window;
         let mean_attention = rows(kind, self.query_heads, n, layer % 4, random);
         let value_norms: Vec<f32> = (0..self.kv_heads)
             .map(|_| (1 + (random.next() >> 60)) as f32 / 8.0)
             .collect();
-        let observation = Observation {
-            query_heads: self.query_heads,
-            mean_attention: &mean_attention,
-            value_norms: &value_norms,
-        };
-        layer_scores(&self.config(), &observation)
+        let method = self.method();
+        let observation = mean_only(&method, &mean_attention, self.query_heads, &value_norms);
+        layer_scores(&method, &observation)
     }
 
     /// What the crate makes of the request.
     fn found(&self) -> Expected {
-        let policy: Policy = format!("lava-{}", self.profile).parse().unwrap();
-        let mut cascade = Cascade::new(policy, &self.config(), self.shape(), self.budget).unwrap();
+        let mut cascade = Cascade::new(&self.method(), self.shape(), self.budget).unwrap();
         let mut found = Expected {
             keeps_everything: cascade.keeps_everything(),
             ..Expected::default()
@@ -108,10 +107,11 @@ impl Case {
         let mut random = SplitMix64(self.seed);
         for layer in 0..self.layers {
             let scores = self.scores(layer, &mut random);
-            found
-                .scores_fnv
-                .push(fnv(scores.iter().flat_map(|score| score.to_le_bytes())));
-            cascade.push_layer(&scores).unwrap();
+            found.scores_fnv.push(fnv(scores
+                .scores
+                .iter()
+                .flat_map(|score| score.to_le_bytes())));
+            cascade.push_layer(scores).unwrap();
             let done = || 0..=layer;
             let cuts = || done().map(|l| cascade.plan(l).unwrap().cut());
             found.budgets.push(cuts().map(|cut| cut.budget).collect());

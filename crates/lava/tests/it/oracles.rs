@@ -1,26 +1,74 @@
 //! The fast forms against the slow ones of [`lava::reference`].
 
-use lava::reference;
-use lava::scores::{Observation, layer_scores};
-use lava::{Config, Gqa, Pool, ValueNorm, ranking};
+use lava::ranking::Entries;
+use lava::reference::{self, Observed};
+use lava::scores::layer_scores;
+use lava::{Config, Gqa, LayerWeight, Method, ObservedRows, Policy, Pool, Score, ValueNorm};
 use proptest::prelude::*;
 
+use crate::inputs::{Rounded, mean_only};
 use crate::laws::scores_strategy;
 
-fn config_strategy() -> impl Strategy<Value = Config> {
-    (
+/// Every policy with every setting, as long as [`Config::check`] accepts it.
+pub(crate) fn method_strategy() -> impl Strategy<Value = Method> {
+    let milli = || prop_oneof![Just(0u32), Just(200), Just(500), Just(1000), 0u32..=1000];
+    let score = prop_oneof![
+        Just(Score::Lava),
+        Just(Score::MaxClamp),
+        Just(Score::ValueOutput),
+        Just(Score::MaxClampValueOutput),
+        Just(Score::RmsValueOutput),
+    ];
+    let reductions = (
         prop_oneof![Just(Pool::Max), Just(Pool::Avg), Just(Pool::None)],
         prop_oneof![Just(Gqa::Max), Just(Gqa::Mean)],
-        prop_oneof![Just(ValueNorm::NonWindow), Just(ValueNorm::Off)],
+        prop_oneof![
+            Just(ValueNorm::NonWindow),
+            Just(ValueNorm::All),
+            Just(ValueNorm::Off)
+        ],
         (0usize..8).prop_map(|reach| 2 * reach + 1),
+    );
+    let weights = prop_oneof![
+        Just(LayerWeight::Entropy),
+        Just(LayerWeight::Uniform),
+        Just(LayerWeight::Perplexity)
+    ];
+    let cake = (50u32..4000, 50u32..4000, 0u32..400_000);
+    (
+        prop::sample::select(&Policy::ALL[..]),
+        (reductions, score, weights, cake),
+        (milli(), milli()),
+        (1usize..9, 0usize..7, 1usize..25),
     )
-        .prop_map(|(pool, gqa, value_norm, kernel)| Config {
-            pool,
-            gqa,
-            value_norm,
-            kernel,
-            ..Config::default()
+        .prop_map(|(policy, kinds, (alpha_milli, layer_floor_milli), sizes)| {
+            let ((pool, gqa, value_norm, kernel), score, layer_weight, cake) = kinds;
+            let (window, sinks, beta) = sizes;
+            let config = Config {
+                window,
+                kernel,
+                pool,
+                gqa,
+                value_norm,
+                alpha_milli,
+                score,
+                sinks,
+                layer_floor_milli,
+                layer_weight,
+                beta,
+                tau1_milli: cake.0,
+                tau2_milli: cake.1,
+                gamma_milli: cake.2,
+            };
+            Method { policy, config }
         })
+}
+
+/// Methods whose scores are read off an observation.
+fn observing_strategy() -> impl Strategy<Value = Method> {
+    method_strategy().prop_filter("observes nothing", |method| {
+        method.observes().rows != ObservedRows::Nothing
+    })
 }
 
 #[test]
@@ -42,54 +90,121 @@ fn the_value_norm_looks_at_the_positions_it_names() {
         (ValueNorm::All, [8.0, 6.0]),
         (ValueNorm::Off, [1.0, 1.0]),
     ] {
-        let config = Config {
-            window: 1,
-            value_norm,
-            ..Config::default()
-        };
-        assert_eq!(layer.value_norms(&config), expected, "{value_norm:?}");
+        assert_eq!(layer.value_norms(value_norm, 2), expected, "{value_norm:?}");
     }
+}
+
+#[test]
+fn an_observation_by_two_queries_is_what_they_say_together() {
+    // One head of one dimension; all keys are equal, so every query attends evenly to what it sees.
+    let layer = reference::Layer {
+        queries: &[1.0; 4],
+        keys: &[0.0; 4],
+        values: &[3.0, 4.0, 0.0, 0.0],
+        query_heads: 1,
+        kv_heads: 1,
+        head_dim: 1,
+    };
+    let method = Method {
+        policy: Policy::Cake,
+        config: Config {
+            window: 2,
+            ..Config::default()
+        },
+    };
+    // Rows of 1/3 and 1/4, with two columns outside the window.
+    let observed = layer.observe(&method, 3);
+    let close = |found: &[f64], expected: f64| {
+        assert_eq!(found.len(), 2);
+        found
+            .iter()
+            .for_each(|x| assert!((x - expected).abs() < 1e-9, "{x} {expected}"));
+    };
+    close(&observed.mean, 7.0 / 24.0);
+    close(&observed.max, 1.0 / 3.0);
+    close(&observed.variance, 2.0 * (1.0f64 / 24.0).powi(2));
+    let entropy = 2.0 * (3f64.ln() / 3.0 + 4f64.ln() / 4.0);
+    assert!((observed.entropy - entropy).abs() < 1e-8);
+    // Two query heads, projections [2, 0] and [0, -4] of width 2: lengths 2|v| and 4|v|, mean 3|v|.
+    let pair = reference::Layer {
+        query_heads: 2,
+        ..layer
+    };
+    assert_eq!(
+        pair.value_outputs(&[2.0, 0.0, 0.0, -4.0], 2, 2),
+        [9.0, 12.0]
+    );
 }
 
 proptest! {
     #[test]
     fn fast_scores_are_the_slow_scores(
-        config in config_strategy(),
-        (kv_heads, group, n) in (1usize..4, 1usize..4, 0usize..40),
+        method in observing_strategy(),
+        (kv_heads, group, n) in (1usize..4, 1usize..4, 1usize..40),
         attention in prop::collection::vec(0.0f32..1.0, 3 * 3 * 40),
-        norms in prop::collection::vec(0.0f32..9.0, 3),
+        more in prop::collection::vec(0.0f32..1.0, 3 * 3 * 40),
+        norms in prop::collection::vec(0.0f32..9.0, 3 * 40),
     ) {
         let query_heads = kv_heads * group;
-        let mean_attention = &attention[..query_heads * n];
-        let value_norms = &norms[..kv_heads];
-        let fast = layer_scores(&config, &Observation { query_heads, mean_attention, value_norms });
-
-        let wide = |xs: &[f32]| xs.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
-        let off = config.value_norm == ValueNorm::Off;
-        let norms = if off { vec![1.0; kv_heads] } else { wide(value_norms) };
-        let slow = reference::scores(&config, query_heads, &wide(mean_attention), &norms);
-        prop_assert_eq!(fast.len(), slow.len());
-        for (fast, slow) in fast.into_iter().zip(slow) {
-            // f32 has 24 bits. A sum of at most 15 and then 3 terms of one sign, two quotients and
-            // a product round 20 times at most.
-            let tolerance = 20.0 * slow * f64::from(f32::EPSILON) / 2.0;
-            prop_assert!((f64::from(fast) - slow).abs() <= 1.01 * tolerance);
+        let wide = |xs: &[f32], len: usize| xs[..len].iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+        let off = method.config.value_norm == ValueNorm::Off;
+        let observed = Observed {
+            query_heads,
+            kv_heads,
+            mean: wide(&attention, query_heads * n),
+            variance: wide(&more, query_heads * n),
+            max: wide(&more, query_heads * n),
+            entropy: 2.5,
+            rows: match method.observes().rows {
+                ObservedRows::Window(rows) => rows,
+                ObservedRows::All | ObservedRows::Nothing => n,
+            },
+            value_norms: if off { vec![1.0; kv_heads] } else { wide(&norms, kv_heads) },
+            value_outputs: wide(&norms, kv_heads * n),
+        };
+        let fast = layer_scores(&method, &Rounded::new(&observed).observation());
+        let slow = observed.scores(&method);
+        prop_assert_eq!(fast.scores.len(), slow.len());
+        for (fast, slow) in fast.scores.into_iter().zip(slow) {
+            // f32 has 24 bits. A sum of at most 15 and then 9 terms of one sign, two quotients and
+            // a product round 27 times at most.
+            let tolerance = 27.0 * slow * f64::from(f32::EPSILON) / 2.0;
+            prop_assert!((f64::from(fast) - slow).abs() <= 1.01 * tolerance, "{fast} {slow}");
+        }
+        if method.policy == Policy::Cake {
+            let expected = observed.preference(&method.config);
+            prop_assert!((fast.preference / expected - 1.0).abs() < 1e-9);
+        } else {
+            prop_assert_eq!(fast.preference, 0.0);
         }
     }
 
     #[test]
-    fn a_nan_in_the_attention_reaches_the_scores(
-        config in config_strategy(),
+    fn methods_print_what_parses_back(method in method_strategy()) {
+        let text = method.to_string();
+        prop_assert_eq!(text.parse::<Method>().unwrap(), method, "{}", text);
+    }
+
+    #[test]
+    fn a_nan_in_what_is_observed_reaches_the_scores(
+        method in observing_strategy(),
         bad in 0usize..2 * 2 * 20,
     ) {
-        let mut mean_attention = vec![0.5f32; 2 * 2 * 20];
-        mean_attention[bad] = f32::NAN;
-        let observation = Observation {
-            query_heads: 4,
-            mean_attention: &mean_attention,
-            value_norms: &[1.0, 2.0],
+        let mut attention = vec![0.5f32; 2 * 2 * 20];
+        attention[bad] = f32::NAN;
+        let rows = match method.observes().rows {
+            ObservedRows::Window(rows) => rows,
+            ObservedRows::All | ObservedRows::Nothing => 20,
         };
-        prop_assert!(layer_scores(&config, &observation).iter().any(|s| s.is_nan()));
+        let observation = lava::scores::Observation {
+            variance: &attention,
+            max: &attention,
+            rows,
+            value_outputs: &[1.0; 40],
+            ..mean_only(&method, &attention, 4, &[1.0, 2.0])
+        };
+        let found = layer_scores(&method, &observation);
+        prop_assert!(found.scores.iter().any(|s| s.is_nan()));
     }
 
     #[test]
@@ -98,7 +213,8 @@ proptest! {
         count in 0usize..220,
     ) {
         let full = reference::order(&scores);
-        prop_assert_eq!(ranking::best(&scores, count), &full[..count.min(full.len())]);
+        let entries = Entries { scores: &scores, kv_heads: 1, sinks: 0 };
+        prop_assert_eq!(entries.best(count), &full[..count.min(full.len())]);
     }
 
     #[test]
@@ -113,10 +229,11 @@ proptest! {
         prop_assert_eq!(full.len(), kv_heads * n);
         let full = &full[..cut.min(full.len())];
 
-        let heads = ranking::mixed_heads(scores, kv_heads, alpha_milli, cut);
+        let entries = Entries { scores, kv_heads, sinks: 0 };
+        let heads = entries.mixed_heads(alpha_milli, cut);
         let mut counts = vec![0; kv_heads];
         heads.iter().for_each(|&head| counts[usize::from(head)] += 1);
-        let of_head = ranking::best_positions(scores, &counts);
+        let of_head = entries.best_positions(&counts);
         let mut next: Vec<_> = of_head.iter().map(|positions| positions.iter()).collect();
         let mixed: Vec<u32> = heads
             .iter()
@@ -133,8 +250,9 @@ proptest! {
     ) {
         let scores = &scores[..kv_heads * n];
         let alpha = f64::from(alpha_milli) / 1000.0;
-        let plain = ranking::best_heads(scores, kv_heads, scores.len());
-        let mixed = ranking::mixed_heads(scores, kv_heads, alpha_milli, scores.len());
+        let entries = Entries { scores, kv_heads, sinks: 0 };
+        let plain = entries.best_heads(scores.len());
+        let mixed = entries.mixed_heads(alpha_milli, scores.len());
         let mut own = vec![0.0; kv_heads];
         let mut emitted = vec![0.0; kv_heads];
         for x in 0..scores.len() {

@@ -1,0 +1,7 @@
+//! Tests of the crate as its callers use it, one file per subject.
+
+mod datasets;
+mod metrics;
+mod report;
+mod results;
+mod tasks;
