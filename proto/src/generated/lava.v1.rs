@@ -23,10 +23,11 @@ pub struct GenerateRequest {
     /// Go on after the model's own end-of-text ids.
     #[prost(bool, tag = "7")]
     pub ignore_end_of_text: bool,
-    /// Which entries the cache keeps: full, lava, lava-exact, lava-paper, lava-code; empty: the server's default.
+    /// Which entries the cache keeps: the name of a policy, then settings if wanted, as in lava+sinks=4; an unknown one is
+    /// refused with those that are known. Empty: the server's default.
     #[prost(string, tag = "8")]
     pub policy: ::prost::alloc::string::String,
-    /// Entries kept per layer and KV head on average, the last 32 tokens included; absent: the server's default.
+    /// Entries kept per layer and KV head on average, the policy's window included; absent: the server's default.
     /// A prompt of at most this many tokens is kept whole.
     #[prost(uint32, optional, tag = "9")]
     pub budget: ::core::option::Option<u32>,
