@@ -267,7 +267,7 @@ impl Head {
                         }
                     }
                 }
-                if let Some(variance) = variance.as_deref_mut() {
+                if let Some(variance) = variance {
                     let divisor = 1.0 / (s.queries.max(2) - 1) as f32;
                     variance.iter_mut().for_each(|sum| *sum *= divisor);
                 }
