@@ -527,14 +527,16 @@ mod tests {
             ],
         );
         check_refused(
-            &["defaults.policy=snapkv"],
+            &["defaults.policy=magic"],
             expect![[
-                r#"`defaults.policy` is "snapkv", expected one of full, lava, lava-exact, lava-paper, lava-code"#
+                r#"`defaults.policy` is "magic", expected a method (unknown policy "magic"; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random)"#
             ]],
         );
         check_refused(
             &["defaults.budget=32"],
-            expect!["`defaults.budget` is 32, expected more than the window's 32"],
+            expect![
+                "`defaults.budget` is 32, expected one that fits the policy (the budget is 32 entries per KV head and layer, expected more than the window's 32)"
+            ],
         );
         with(&["defaults.budget=0", "defaults.policy=full"])
             .into_plan()

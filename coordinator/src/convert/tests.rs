@@ -129,7 +129,7 @@ fn policies_and_budgets_are_checked_as_the_method_does() {
     check_refused(
         |r| r.policy = "magic".to_owned(),
         expect![[
-            r#"unknown policy "snapkv"; known are full, lava, lava-exact, lava-paper, lava-code"#
+            r#"unknown policy "magic"; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random"#
         ]],
     );
     check_refused(
@@ -138,7 +138,9 @@ fn policies_and_budgets_are_checked_as_the_method_does() {
     );
     check_refused(
         |r| r.budget = Some(32),
-        expect!["budget is 32, expected more than the window's 32: the prompt has 100 tokens"],
+        expect![
+            "the budget is 32 entries per KV head and layer, expected more than the window's 32"
+        ],
     );
     let mut whole = request();
     whole.budget = Some(32);
