@@ -28,18 +28,6 @@ use self::scrape::Targets;
 use crate::process::{Places, free_addresses};
 use crate::{binary, models, shell, tools};
 
-/// An answer before and after the death of a worker, and with an etcd that forgot everything.
-const TRY_OUT: &str = "\
-status
-ask Name a river.
-kill decode-1
-wipe
-ask Name a river.
-start decode-1
-status
-quit
-";
-
 /// How many processes there are of each kind.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -88,21 +76,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         true => prompt::by_hand(&mut cluster),
         false => prompt::script(&mut cluster, input.lock()),
     };
-    cluster.launch.log.hush();
-    ended
-}
-
-/// What a newcomer would try, as a test of this verb.
-pub(crate) fn try_out() -> Result<()> {
-    let options = Options {
-        etcd: 1,
-        prefill: 1,
-        decode: 2,
-        coordinators: 1,
-        verbose: false,
-    };
-    let mut cluster = Cluster::start(&options)?;
-    let ended = prompt::script(&mut cluster, TRY_OUT.as_bytes());
     cluster.launch.log.hush();
     ended
 }

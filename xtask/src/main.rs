@@ -19,7 +19,7 @@ mod tools;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -85,12 +85,7 @@ fn test(extra: &[String]) -> Result<()> {
     let (models, tools) = (models::all()?, tools::ensure()?);
     let mut cargo = shell::cargo();
     cargo.args(["test", "--workspace", "--locked"]).args(extra);
-    shell::run(cargo.env("LAVA_MODELS", models).env("LAVA_TOOLS", tools))?;
-    match extra.is_empty() {
-        true => cluster::try_out().context("`cargo xtask cluster` does not work"),
-        // Somebody wants certain tests only.
-        false => Ok(()),
-    }
+    shell::run(cargo.env("LAVA_MODELS", models).env("LAVA_TOOLS", tools))
 }
 
 /// The paths are the caller's, the command runs at the root.
