@@ -116,7 +116,8 @@ pub struct RetryConfig {
     pub place_wait_ms: u64,
     /// Time for a decode worker's reservation, milliseconds.
     pub reserve_ms: u64,
-    /// Time between two signs of life of an answer once its first token has come, milliseconds.
+    /// Time between two signs of life of an answer once its first token has come, the rest of its transfer
+    /// included, milliseconds.
     pub silence_ms: u64,
 }
 
