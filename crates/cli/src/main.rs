@@ -7,6 +7,7 @@
 
 mod coordinator;
 mod drain;
+mod eval;
 mod generate;
 mod golden;
 mod model;
@@ -44,6 +45,8 @@ enum Command {
     Drain(drain::Drain),
     /// Answer a prompt and show what the cache kept: in this process, or from a coordinator.
     Generate(Box<options::Generate>),
+    /// Measure what policies and budgets cost in quality.
+    Eval(Box<eval::Eval>),
     /// Compare the engine with a golden file; fails past the tolerances.
     Golden(options::Golden),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
             Some(address) => remote::run(&options, address).map(done),
             None => generate::run(&options).map(done),
         },
+        Command::Eval(options) => eval::run(&options).map(done),
         Command::Golden(options) => golden::run(&options),
     };
     result.unwrap_or_else(|error| {

@@ -111,7 +111,7 @@ pub(crate) struct Golden {
     pub(crate) model: String,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Rows {
     F16,
     Bf16,
@@ -128,7 +128,7 @@ impl From<Rows> for RowDtype {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Weights {
     /// As in the file: quantised weights stay quantised.
     Stored,

@@ -8,13 +8,20 @@ use lava_engine::{LayerDone, Model, ModelFiles, WeightFormat};
 
 /// Loads a model and shows its layers as they come.
 pub(crate) fn load(files: &ModelFiles, format: WeightFormat) -> Result<Model> {
+    with_bar(&mut |progress| Ok(Model::load(files, format, progress)?))
+}
+
+/// Lets `load` load something and shows how far it is.
+pub(crate) fn with_bar<T, E>(
+    load: &mut dyn FnMut(&mut dyn FnMut(usize, usize)) -> Result<T, E>,
+) -> Result<T, E> {
     let bar = bar("loading");
-    let model = Model::load(files, format, &mut |done, total| {
+    let loaded = load(&mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    Ok(model)
+    Ok(loaded)
 }
 
 /// A callback for a prefill over `layers` layers.

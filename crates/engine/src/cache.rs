@@ -18,6 +18,14 @@ pub struct RaggedCache {
     next_position: usize,
 }
 
+/// A point in the life of a cache, to go back to.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    /// `[L * Hkv]`.
+    rows: Vec<usize>,
+    next_position: usize,
+}
+
 /// The rows of one (layer, KV head).
 #[derive(Debug, Default)]
 pub struct PageTable {
@@ -150,6 +158,25 @@ impl RaggedCache {
         for page in table.pages.drain(rows.div_ceil(shape.rows)..) {
             self.reservation.give_back(page);
         }
+    }
+
+    /// Where the cache stands now, for [`rewind`](Self::rewind).
+    pub fn mark(&self) -> Mark {
+        Mark {
+            rows: self.tables.iter().map(|table| table.rows).collect(),
+            next_position: self.next_position,
+        }
+    }
+
+    /// Drops what was appended since `mark` was taken.
+    ///
+    /// # Panics
+    /// If it is another cache's mark and this one has fewer rows somewhere.
+    pub fn rewind(&mut self, mark: &Mark) {
+        for (index, &rows) in mark.rows.iter().enumerate() {
+            self.truncate(index / self.kv_heads, index % self.kv_heads, rows);
+        }
+        self.next_position = mark.next_position;
     }
 
     /// A token was appended to every layer and head.

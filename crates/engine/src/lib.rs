@@ -24,7 +24,7 @@ mod sampling;
 mod source;
 mod weights;
 
-pub use cache::{PageTable, RaggedCache};
+pub use cache::{Mark, PageTable, RaggedCache};
 pub use config::{ARCHITECTURES, ModelConfig, RopeScaling};
 pub use decode::Turn;
 pub use error::{EngineError, LoadError};

@@ -1,7 +1,7 @@
 //! What does a budget cost in quality? This crate owns the questions (tasks and readers of
 //! published data sets), the marks (metrics), the arithmetic over them (intervals, paired
-//! differences), the file that they are kept in, and the report. It refuses to know models,
-//! tensors, tokenizers, policies and the network: whoever runs a model hands in text and numbers.
+//! differences), who answers (a model in this process, or a server), the file of results, and the
+//! report. Only `local` knows a model and only `served` a network; the rest is text and numbers.
 //! `lava eval` calls it.
 //!
 //! A *sample* is one question with its answers, a *record* what one policy with one budget made
@@ -32,6 +32,27 @@ pub mod progress;
 
 mod dice;
 
+mod variant;
+
+mod cut;
+
+pub mod question;
+
+pub mod divergence;
+
+pub mod local;
+
+pub mod served;
+
+pub mod run;
+
+/// What went wrong with whoever answers.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+pub use cut::QuestionTooLong;
 pub use jsonl::{LINE_BYTES_MAX, LineError};
 pub use metrics::Metric;
+pub use local::Local;
+pub use served::Served;
 pub use sample::{Prompt, Sample};
+pub use variant::{Error as VariantError, Variant};

@@ -140,7 +140,11 @@ impl Dataset {
             }
             (Kind::Code, _) => input.to_owned(),
         };
-        Prompt { context, question }
+        Prompt {
+            context,
+            question,
+            lead: String::new(),
+        }
     }
 }
 
@@ -198,6 +202,7 @@ pub fn read(file: &Path, samples_max: usize) -> Result<Vec<Sample>, LineError> {
             length: row.context.split_whitespace().count(),
             metric: dataset.metric(&classes),
             prompt: dataset.prompt(row.context, &row.input),
+            truth: format!(" {}", row.answers[0]),
             answers: row.answers,
             depth: None,
             max_tokens: dataset.max_tokens,

@@ -7,16 +7,19 @@ use crate::Metric;
 /// Plain text; the runner joins the parts, or puts them through a chat template. The question is
 /// separate because a query-aware policy must see it in its window, and because a cut of a text
 /// that is too long must not touch it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
     /// What to read.
     pub context: String,
     /// What to answer, with everything that comes after the context.
     pub question: String,
+    /// How the answer begins; a small model that is left to itself begins with something else. Empty
+    /// where nothing is given. A server that only takes messages is asked without it.
+    pub lead: String,
 }
 
 impl Prompt {
-    /// Context, an empty line, question; whichever is empty is left out.
+    /// Context, an empty line, question; whichever is empty is left out. The lead is not in it.
     pub fn joined(&self) -> String {
         if self.context.is_empty() || self.question.is_empty() {
             return format!("{}{}", self.context, self.question);
@@ -34,6 +37,8 @@ pub struct Sample {
     pub prompt: Prompt,
     /// References; what several of them mean is the metric's business.
     pub answers: Vec<String>,
+    /// A right answer, as it goes on behind the lead: what a teacher makes the model read.
+    pub truth: String,
     /// How to mark.
     pub metric: Metric,
     /// Of a generated task: the length that was asked for, in the unit of the caller's counter
@@ -63,6 +68,7 @@ mod tests {
             Prompt {
                 context: context.to_owned(),
                 question: question.to_owned(),
+                lead: "l".to_owned(),
             }
             .joined()
         };

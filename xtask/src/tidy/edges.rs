@@ -9,7 +9,6 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("crates/lava", &[]),
     ("crates/gguf", &[]),
     ("crates/kv", &[]),
-    ("crates/lab", &[]),
     ("crates/node", &[]),
     ("proto", &[]),
     ("kernels", &[]),
@@ -19,6 +18,16 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     (
         "crates/engine",
         &["crates/lava", "crates/gguf", "crates/kv", "kernels"],
+    ),
+    (
+        "crates/lab",
+        &[
+            "proto",
+            "crates/lava",
+            "crates/gguf",
+            "crates/text",
+            "crates/engine",
+        ],
     ),
     (
         "coordinator",
@@ -56,6 +65,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
             "crates/text",
             "crates/cluster",
             "crates/engine",
+            "crates/lab",
             "crates/worker",
             "coordinator",
             "prefill-worker",

@@ -8,6 +8,7 @@ use lava_engine::{
     Model, PagePool, PrefillRequest, Prefilled, RaggedCache, RowDtype, Sampler, SamplingParams,
     Turn,
 };
+use lava_lab::divergence::Reference;
 
 use super::file::{Eviction, Golden, Prompt};
 use crate::model::page_shape;
@@ -60,7 +61,7 @@ pub(crate) fn compressed(
         .steps
         .iter()
         .zip(&steps)
-        .map(|(f, c)| kl(f, c))
+        .map(|(f, c)| Reference::new(f.clone()).divergence(c))
         .collect();
     let cascade = &run.cascade;
     let layers = 0..cascade.layers_done();
@@ -124,16 +125,4 @@ fn greedy(model: &Model, first: &[f32], cache: &mut RaggedCache, count: usize) -
 
 fn step(model: &Model, token: u32, cache: &mut RaggedCache) -> Result<Vec<f32>> {
     Ok(model.step(&mut [Turn { token, cache }])?.remove(0))
-}
-
-/// KL divergence of the softmax of `q` from that of `p`, in nats.
-fn kl(p: &[f32], q: &[f32]) -> f64 {
-    let (p, q) = (log_softmax(p), log_softmax(q));
-    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
-}
-
-fn log_softmax(x: &[f32]) -> Vec<f64> {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
-    let norm = max + x.iter().map(|&v| (v as f64 - max).exp()).sum::<f64>().ln();
-    x.iter().map(|&v| v as f64 - norm).collect()
 }

@@ -14,7 +14,7 @@ pub(super) struct Measure {
     pub(super) of: fn(&Line) -> Option<Interval>,
 }
 
-pub(super) const MEASURES: [Measure; 4] = [
+pub(super) const MEASURES: [Measure; 5] = [
     Measure {
         name: "Score",
         unit: "%, more is better",
@@ -32,6 +32,12 @@ pub(super) const MEASURES: [Measure; 4] = [
         unit: "nats per token, less is better",
         factor: 1.0,
         of: |line| line.kl,
+    },
+    Measure {
+        name: "Accuracy on the true tokens",
+        unit: "%, more is better",
+        factor: 100.0,
+        of: |line| line.accuracy,
     },
     Measure {
         name: "Top-1 agreement with the full cache",
@@ -151,10 +157,7 @@ fn aside(policy: usize, policies: usize) -> f64 {
 
 /// What fits along the axis.
 fn short(name: &str) -> &str {
-    name.split(" from ")
-        .next()
-        .unwrap_or(name)
-        .split(" with ")
-        .next()
-        .unwrap_or(name)
+    let cut = |name: &'_ str, word| name.find(word).unwrap_or(name.len());
+    let end = [" from ", " with ", " on "].map(|word| cut(name, word));
+    &name[..end.into_iter().min().unwrap_or(name.len())]
 }

@@ -47,6 +47,8 @@ pub struct Line {
     /// Nats per token.
     pub kl: Option<Interval>,
     /// 0 to 1.
+    pub accuracy: Option<Interval>,
+    /// 0 to 1.
     pub top1: Option<Interval>,
     /// Score against the baseline's on the same samples.
     pub against_baseline: Option<Paired>,
@@ -178,6 +180,7 @@ fn line(
         score: interval(|record| record.score),
         nll: interval(|record| record.nll),
         kl: interval(|record| record.kl),
+        accuracy: interval(|record| record.accuracy),
         top1: interval(|record| record.top1),
         against_baseline: stats::paired(&pairs, seed),
     }
@@ -224,6 +227,7 @@ fn over_tasks(groups: &BTreeMap<Setting, Group>, seed: u64) -> Vec<Line> {
                 score: stats::mean_of_means(&scores, seed),
                 nll: None,
                 kl: None,
+                accuracy: None,
                 top1: None,
                 against_baseline: None,
             }

@@ -76,6 +76,9 @@ pub(super) fn rows(summary: &Summary) -> Vec<Vec<String>> {
         ("KL (nats)".to_owned(), |line| {
             interval(line.kl.as_ref(), 1.0, 4)
         }),
+        ("accuracy (%)".to_owned(), |line| {
+            interval(line.accuracy.as_ref(), 100.0, 1)
+        }),
         ("top-1 (%)".to_owned(), |line| {
             interval(line.top1.as_ref(), 100.0, 1)
         }),

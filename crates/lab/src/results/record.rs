@@ -62,6 +62,9 @@ pub struct Record {
     /// token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
+    /// Share of the true tokens that are the most likely ones, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// Share of positions whose most likely token is that of the full cache, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top1: Option<f64>,
@@ -94,6 +97,7 @@ impl Record {
             ("score", self.score),
             ("nll", self.nll),
             ("kl", self.kl),
+            ("accuracy", self.accuracy),
             ("top1", self.top1),
             ("seconds", self.seconds),
         ];

@@ -55,6 +55,7 @@ pub enum Error {
 pub(super) struct Draft {
     pub(super) prompt: Prompt,
     pub(super) answers: Vec<String>,
+    pub(super) truth: String,
     pub(super) depth: Option<f64>,
 }
 
@@ -110,6 +111,7 @@ impl Ask<'_> {
             id,
             prompt: best.prompt,
             answers: best.answers,
+            truth: best.truth,
             metric,
             length: self.length,
             depth: best.depth,
@@ -122,6 +124,11 @@ impl Ask<'_> {
     pub(super) fn units_max(&self) -> usize {
         self.length.saturating_mul(2).saturating_add(16)
     }
+}
+
+/// Answers one after another, as they go on behind a lead.
+pub(super) fn listed(answers: &[String]) -> String {
+    format!(" {}.", answers.join(", "))
 }
 
 pub(super) fn depth_in_range(task: &'static str, depth: f64) -> Result<f64, Error> {
@@ -173,8 +180,10 @@ mod tests {
             prompt: Prompt {
                 context: "x ".repeat(units),
                 question: "q".to_owned(),
+                lead: String::new(),
             },
             answers: Vec::new(),
+            truth: String::new(),
             depth: None,
         };
         let sample = ask.fit("t", String::new(), Metric::AllOf, 1, (least, most), build)?;

@@ -36,8 +36,10 @@ impl KeyValue {
                 prompt: Prompt {
                     context: format!("A JSON object:\n{{{}}}", lines.join(",\n ")),
                     question: question.clone(),
+                    lead: "The value is \"".to_owned(),
                 },
                 answers: vec![value.clone()],
+                truth: format!("{value}\"."),
                 depth: Some(depth),
             }
         };

@@ -1,6 +1,6 @@
 //! Needles in a haystack.
 
-use super::ask::{Ask, Draft, Error, count_in_range, depth_in_range};
+use super::ask::{Ask, Draft, Error, count_in_range, depth_in_range, listed};
 use super::filler::{Filler, insert};
 use crate::{Metric, Prompt, Sample};
 
@@ -52,13 +52,19 @@ impl Needle {
                 towns.join(", ")
             ),
         };
+        let lead = match towns {
+            [town] => format!("The secret number of {town} is"),
+            _ => "The secret numbers are".to_owned(),
+        };
         let max_tokens = 32 * self.needles;
         let build = |words| Draft {
             prompt: Prompt {
                 context: insert(&filler.piece(start, words), &needles),
                 question: question.clone(),
+                lead: lead.clone(),
             },
             answers: answers.clone(),
+            truth: listed(&answers),
             depth: Some(depth),
         };
         ask.fit(

@@ -1,7 +1,7 @@
 //! RULER's needles: several keys, values and queries.
 
 use super::RULER_MAX_TOKENS;
-use super::ask::{Ask, Draft, Error, count_in_range};
+use super::ask::{Ask, Draft, Error, count_in_range, listed};
 use super::filler::{Filler, insert};
 use crate::dice::Dice;
 use crate::{Metric, Prompt, Sample};
@@ -162,8 +162,10 @@ impl Niah {
             prompt: Prompt {
                 context: self.context(filler, start, units, &needles, ask, &id),
                 question: question.clone(),
+                lead: "The values are".to_owned(),
             },
             answers: answers.clone(),
+            truth: listed(&answers),
             depth,
         };
         ask.fit(

@@ -1,7 +1,7 @@
 //! RULER's variable tracking.
 
 use super::RULER_MAX_TOKENS;
-use super::ask::{Ask, Draft, Error, count_in_range};
+use super::ask::{Ask, Draft, Error, count_in_range, listed};
 use super::filler::{Filler, insert};
 use crate::{Metric, Prompt, Sample};
 
@@ -67,8 +67,10 @@ impl Variables {
             prompt: Prompt {
                 context: insert(&filler.piece(start, words), &assignments),
                 question: question.clone(),
+                lead: "The variables are".to_owned(),
             },
             answers: answers.clone(),
+            truth: listed(&answers),
             depth: None,
         };
         ask.fit(

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::RULER_MAX_TOKENS;
-use super::ask::{Ask, Draft, Error};
+use super::ask::{Ask, Draft, Error, listed};
 use super::filler::Filler;
 use crate::{Metric, Prompt, Sample};
 
@@ -68,8 +68,10 @@ impl CommonWords {
                     question: format!(
                         "Which {COMMON} words occur most often in the list? Name them."
                     ),
+                    lead: "The words are".to_owned(),
                 },
                 answers: answers.clone(),
+                truth: listed(&answers),
                 depth: None,
             }
         };
@@ -127,8 +129,10 @@ impl FrequentWords {
                     question: format!(
                         "Which {ASKED} words occur most often in the text? Do not count the dots. Name the words only."
                     ),
+                    lead: "The words are".to_owned(),
                 },
                 answers: answers.clone(),
+                truth: listed(&answers),
                 depth: None,
             }
         };

@@ -1,0 +1,73 @@
+//! `lava eval`: what policies and budgets cost in quality, in this process or from a coordinator.
+
+mod header;
+mod options;
+mod reports;
+mod subject;
+
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use lava_lab::question::read_data;
+use lava_lab::results::{self, Results};
+use lava_lab::run::Progress;
+use lava_lab::{Variant, run};
+
+pub(crate) use options::Eval;
+use subject::Subject;
+
+pub(crate) fn run(options: &Eval) -> Result<()> {
+    // What can be refused without the model is refused before it is read.
+    let suite = options.suite()?;
+    let variants = Variant::all(&options.policies, &options.budgets)?;
+    let texts = options.read_texts()?;
+    let mut questions = Vec::new();
+    for file in &options.data {
+        questions.extend(read_data(file, options.samples)?);
+    }
+
+    let subject = Subject::open(options)?;
+    questions.extend(suite.questions(&texts, subject.overhead()?, &|text| Ok(subject.encode(text)?))?);
+    let header = header::header(options, &texts, &subject)?;
+    let (mut file, _) = Results::open(&options.out, &header)?;
+    run::run(
+        &questions,
+        &variants,
+        &mut file,
+        &mut |question, variants| Ok(subject.answer(question, variants)?),
+        &mut shown(questions.len()),
+    )?;
+    drop(file);
+    reports::write(options, &header, &results::read(&options.out)?.records)
+}
+
+/// A bar on a terminal, a line per question elsewhere.
+fn shown(total: usize) -> impl FnMut(Progress<'_>) {
+    let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}")
+        .expect("the template is valid");
+    let bar = ProgressBar::new(total as u64)
+        .with_style(style)
+        .with_prefix("questions");
+    let terminal = std::io::stderr().is_terminal();
+    move |progress| {
+        let left = progress.left.map_or(String::new(), |left| {
+            format!("about {} left", HumanDuration(left))
+        });
+        let Progress {
+            question,
+            done,
+            total,
+            ..
+        } = progress;
+        if terminal {
+            bar.set_position(done as u64);
+            bar.set_message(left);
+        } else {
+            eprintln!("{done}/{total} {} {}: {left}", question.task, question.id);
+        }
+        if done == total {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Who answers.
+
+use anyhow::{Context, Result};
+use lava_lab::question::Question;
+use lava_lab::results::Record;
+use lava_lab::{Local, Served, Variant};
+
+use super::options::Eval;
+use crate::{model, progress};
+
+pub(super) enum Subject {
+    /// A model in this process.
+    Local(Box<Local>),
+    /// A model behind a coordinator.
+    Served(Box<Served>),
+}
+
+impl Subject {
+    pub(super) fn open(options: &Eval) -> Result<Self> {
+        let name = options.model.as_deref();
+        if let Some(address) = &options.addr {
+            let served = Served::connect(address, name, options.concurrency.into())?;
+            return Ok(Subject::Served(Box::new(served)));
+        }
+        let files = model::find(name.context("give --model")?)?;
+        let (format, rows) = (options.weights.into(), options.row_dtype.into());
+        let local = progress::with_bar(&mut |bar| Local::load(&files, format, rows, bar))?;
+        Ok(Subject::Local(Box::new(local)))
+    }
+
+    /// Tells models apart; a server keeps its weights to itself.
+    pub(super) fn digest(&self) -> Result<String> {
+        match self {
+            Subject::Local(local) => Ok(local.digest()?),
+            Subject::Served(served) => Ok(format!("served as {}", served.model())),
+        }
+    }
+
+    pub(super) fn overhead(&self) -> Result<usize> {
+        match self {
+            Subject::Local(local) => Ok(local.overhead()?),
+            Subject::Served(served) => Ok(served.overhead()?),
+        }
+    }
+
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match self {
+            Subject::Local(local) => Ok(local.encode(text)?),
+            Subject::Served(served) => Ok(served.encode(text)?),
+        }
+    }
+
+    pub(super) fn answer(&self, question: &Question, variants: &[Variant]) -> Result<Vec<Record>> {
+        match self {
+            Subject::Local(local) => Ok(local.answer(question, variants)?),
+            Subject::Served(served) => Ok(served.answer(question, variants)?),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! A model in this process: one prefill of a prompt serves all variants, and every step is one batch
+//! over all of them.
+
+mod encode;
+
+use lava_engine::{
+    EngineError, Model, PagePool, PageShape, PrefillRequest, Prefilled, RaggedCache, RowDtype, Turn,
+};
+use lava_gguf::Gguf;
+use lava_text::{ChatTemplate, Detokenizer, TextError, TextFiles, Tokenizer};
+use thiserror::Error;
+
+use crate::Variant;
+use crate::cut::QuestionTooLong;
+use crate::divergence::{Reference, likeliest};
+use crate::question::{Body, Question};
+use crate::results::Record;
+use encode::Encoded;
+
+pub use lava_engine::{LoadError, ModelFiles, WeightFormat};
+
+/// Entries of a page.
+const PAGE_ROWS: usize = 16;
+
+/// A loaded model with its tokenizer.
+#[derive(Debug)]
+pub struct Local {
+    model: Model,
+    tokenizer: Tokenizer,
+    /// Base models have none.
+    template: Option<ChatTemplate>,
+    rows: RowDtype,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The model file cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] lava_gguf::GgufError),
+    /// A text cannot be encoded.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The prompt cannot be run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The question leaves no room for a context.
+    #[error(transparent)]
+    TooLong(#[from] QuestionTooLong),
+}
+
+impl Local {
+    /// Loads a model. `rows` is how caches are stored.
+    ///
+    /// # Errors
+    /// Its files cannot be read or are of no known kind.
+    pub fn load(
+        files: &ModelFiles,
+        format: WeightFormat,
+        rows: RowDtype,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, Error> {
+        let text = match files {
+            ModelFiles::Folder(folder) => TextFiles::from_folder(folder)?,
+            ModelFiles::Gguf(file) => TextFiles::from_gguf(&Gguf::open(file)?)?,
+        };
+        Ok(Self {
+            model: Model::load(files, format, progress)?,
+            tokenizer: text.tokenizer()?,
+            template: text.chat_template().ok(),
+            rows,
+        })
+    }
+
+    /// Fingerprint of the model and its row format, in hexadecimal.
+    ///
+    /// # Errors
+    /// The weights cannot be read.
+    pub fn digest(&self) -> Result<String, Error> {
+        let digest = self.model.fingerprint(self.rows)?;
+        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Ids of a plain text.
+    ///
+    /// # Errors
+    /// The tokenizer refuses it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        Ok(self.tokenizer.encode(text, false)?)
+    }
+
+    /// Tokens that a chat template and the beginning of an answer add to a question, at most.
+    ///
+    /// # Errors
+    /// The template fails.
+    pub fn overhead(&self) -> Result<usize, Error> {
+        encode::overhead(self)
+    }
+
+    /// What each variant makes of a question, in their order.
+    ///
+    /// # Errors
+    /// The question cannot be encoded or does not fit the model, or a variant cannot run.
+    pub fn answer(
+        &self,
+        question: &Question,
+        variants: &[Variant],
+    ) -> Result<Vec<Record>, Error> {
+        let encoded = encode::encode(self, question)?;
+        let mut run = self.prefill(&encoded, variants)?;
+        let mut records: Vec<Record> = variants
+            .iter()
+            .zip(&run.all[1..])
+            .map(|(variant, prefilled)| record(question, &encoded, variant, prefilled))
+            .collect();
+        self.teach(&encoded.truth, &mut run, &mut records)?;
+        if let Body::Sample { sample, .. } = &question.body {
+            let answers = self.generate(sample.max_tokens, &mut run)?;
+            for (record, ids) in records.iter_mut().zip(answers) {
+                let text = self.decode(&ids);
+                record.output_tokens = ids.len() as u64;
+                record.score = Some(sample.score(&text));
+                record.output = Some(text);
+            }
+        }
+        Ok(records)
+    }
+
+    /// The reference comes first, then the variants.
+    fn prefill(&self, encoded: &Encoded, variants: &[Variant]) -> Result<Run, Error> {
+        let tokens = &encoded.prompt;
+        let request = |variant: &Variant| PrefillRequest {
+            tokens,
+            method: variant.method,
+            budget: variant.budget_for(tokens.len()),
+            appended_max: encoded.appended_max(),
+        };
+        let reference = Variant::full();
+        let requests: Vec<_> = [&reference]
+            .into_iter()
+            .chain(variants)
+            .map(request)
+            .collect();
+        let shape = PageShape {
+            rows: PAGE_ROWS,
+            head_dim: self.model.config().head_dim,
+            dtype: self.rows,
+        };
+        let pages = requests.iter().map(|r| r.pages_max(&self.model, shape));
+        let pool = PagePool::new(shape, pages.sum());
+        let all = self.model.prefill_each(&requests, &pool)?;
+        Ok(Run { all })
+    }
+
+    /// Makes every cache read the true answer and marks what it would have said. The first token is
+    /// not marked: it comes from the full prefill whatever is evicted.
+    fn teach(
+        &self,
+        truth: &[u32],
+        run: &mut Run,
+        records: &mut [Record],
+    ) -> Result<(), Error> {
+        let marks: Vec<_> = run.all.iter().map(|one| one.cache.mark()).collect();
+        let mut sums = vec![Sums::default(); records.len()];
+        for pair in truth.windows(2) {
+            let mut caches: Vec<_> = run.all.iter_mut().map(|one| &mut one.cache).collect();
+            let mut logits = self.step(&mut caches, &vec![pair[0]; records.len() + 1])?;
+            let reference = Reference::new(logits.remove(0));
+            for (sums, logits) in sums.iter_mut().zip(&logits) {
+                let found = reference.compare(logits, pair[1]);
+                sums.nll += found.nll;
+                sums.kl += found.kl;
+                sums.right += f64::from(found.right);
+                sums.agrees += f64::from(found.agrees);
+            }
+        }
+        for (one, mark) in run.all.iter_mut().zip(&marks) {
+            one.cache.rewind(mark);
+        }
+        let marked = truth.len().saturating_sub(1);
+        if marked > 0 {
+            for (record, sums) in records.iter_mut().zip(sums) {
+                let mean = |sum: f64| Some(sum / marked as f64);
+                record.output_tokens = marked as u64;
+                record.nll = mean(sums.nll);
+                record.kl = mean(sums.kl);
+                record.accuracy = mean(sums.right);
+                record.top1 = mean(sums.agrees);
+            }
+        }
+        Ok(())
+    }
+
+    /// Greedy answers of the variants, without the ids that end them.
+    fn generate(&self, max_tokens: usize, run: &mut Run) -> Result<Vec<Vec<u32>>, Error> {
+        let first = likeliest(&run.all[0].logits) as u32;
+        let mut answers = vec![vec![first]; run.all.len() - 1];
+        let ended = |answer: &[u32]| {
+            let last = answer[answer.len() - 1];
+            answer.len() >= max_tokens || self.tokenizer.end_of_text().contains(&last)
+        };
+        loop {
+            let caches = run.all[1..].iter_mut().map(|one| &mut one.cache);
+            let mut open: Vec<(&mut Vec<u32>, &mut RaggedCache)> = answers
+                .iter_mut()
+                .zip(caches)
+                .filter(|(answer, _)| !ended(answer))
+                .collect();
+            if open.is_empty() {
+                break;
+            }
+            let tokens: Vec<u32> = open.iter().map(|(a, _)| a[a.len() - 1]).collect();
+            let mut caches: Vec<_> = open.iter_mut().map(|(_, cache)| &mut **cache).collect();
+            let logits = self.step(&mut caches, &tokens)?;
+            for ((answer, _), logits) in open.iter_mut().zip(logits) {
+                answer.push(likeliest(&logits) as u32);
+            }
+        }
+        for answer in &mut answers {
+            answer.retain(|id| !self.tokenizer.end_of_text().contains(id));
+        }
+        Ok(answers)
+    }
+
+    fn step(
+        &self,
+        caches: &mut [&mut RaggedCache],
+        tokens: &[u32],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let turns = caches.iter_mut().zip(tokens);
+        let mut batch: Vec<Turn<'_>> = turns
+            .map(|(cache, &token)| Turn { token, cache })
+            .collect();
+        Ok(self.model.step(&mut batch)?)
+    }
+
+    fn decode(&self, ids: &[u32]) -> String {
+        let mut detokenizer = Detokenizer::new();
+        let mut text = String::new();
+        for &id in ids {
+            text.push_str(&detokenizer.push(&self.tokenizer, id));
+        }
+        text + &detokenizer.finish()
+    }
+}
+
+/// The caches of one prompt: the full one, then those of the variants.
+struct Run {
+    all: Vec<Prefilled>,
+}
+
+#[derive(Clone, Default)]
+struct Sums {
+    nll: f64,
+    kl: f64,
+    right: f64,
+    agrees: f64,
+}
+
+fn record(
+    question: &Question,
+    encoded: &Encoded,
+    variant: &Variant,
+    prefilled: &Prefilled,
+) -> Record {
+    let key = variant.key(&question.task, &question.id);
+    let (length, depth) = match &question.body {
+        Body::Sample { sample, .. } => (sample.length, sample.depth),
+        Body::Text { prompt, .. } => (prompt.len(), None),
+    };
+    let cascade = &prefilled.cascade;
+    let layer_rows = |layer: usize| {
+        let kept = cascade.kept(layer);
+        (kept.iter().sum::<usize>() + kept.len() * cascade.window_rows()) as u64
+    };
+    Record {
+        task: key.task,
+        sample: key.sample,
+        policy: key.policy,
+        budget_tokens: key.budget_tokens,
+        cache_bytes: prefilled.cache.row_bytes() as u64,
+        prompt_tokens: encoded.prompt.len() as u64,
+        length: Some(length as u64),
+        depth,
+        layer_rows: (0..cascade.layers_done()).map(layer_rows).collect(),
+        ..Record::default()
+    }
+}
