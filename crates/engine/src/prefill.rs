@@ -257,7 +257,7 @@ impl<'a> Keeping<'a> {
         let tokens = self.request.tokens.len();
         match self.request.method.observes().rows {
             _ if self.cascade.keeps_everything() => 0,
-            ObservedRows::Window(rows) => rows.min(tokens),
+            ObservedRows::Last(rows) => rows.min(tokens),
             ObservedRows::All => tokens,
             ObservedRows::Nothing => 0,
         }

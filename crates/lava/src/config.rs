@@ -12,10 +12,17 @@ pub struct Config {
     /// `W`: the last `window` queries observe the prompt; their own entries are always kept. TOVA's
     /// window is one position and StreamingLLM's all of the budget but the sinks.
     pub window: usize,
+    /// Queries at the end of the prompt that observe it; 0 is as many as the window has. LAVa, SnapKV
+    /// and its kin, CAKE.
+    pub observers: usize,
     /// Width of the pool along the positions, in tokens; odd. LAVa, SnapKV and its kin, CAKE.
     pub kernel: usize,
     /// What the pool does. Used by those who use the kernel.
     pub pool: Pool,
+    /// What [`Pool::Max`] gives the neighbours of a peak, in thousandths of it. A peak as wide as the
+    /// kernel (1000) keeps phrases whole, none at all (0) keeps more peaks. Used by those who use the
+    /// kernel.
+    pub shoulder_milli: u32,
     /// How the `G` query heads of one KV head are reduced to one score. LAVa with a score that is a
     /// mean; the baselines always take the mean, [`Score::MaxClamp`] always the maximum.
     pub gqa: Gqa,
@@ -49,7 +56,8 @@ pub struct Config {
 /// The pool along the positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pool {
-    /// Maximum; positions outside the prompt do not count.
+    /// Maximum of a position and [shares](Config::shoulder_milli) of its neighbours; positions outside
+    /// the prompt do not count.
     Max,
     /// Sum divided by the kernel; positions outside the prompt count as zero, so the edges are
     /// damped.
@@ -150,8 +158,10 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             window: 32,
+            observers: 0,
             kernel: 7,
             pool: Pool::Max,
+            shoulder_milli: 1000,
             gqa: Gqa::Max,
             value_norm: ValueNorm::NonWindow,
             alpha_milli: 200,
@@ -168,6 +178,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Queries that observe the prompt.
+    pub(crate) fn observing(&self) -> usize {
+        match self.observers {
+            0 => self.window,
+            rows => rows,
+        }
+    }
+
     /// Checks every field.
     ///
     /// # Errors
@@ -186,6 +204,11 @@ impl Config {
             return Err(Error::WideKernel {
                 kernel: self.kernel,
                 max: KERNEL_MAX,
+            });
+        }
+        if self.shoulder_milli > 1000 {
+            return Err(Error::ShoulderAboveOne {
+                shoulder_milli: self.shoulder_milli,
             });
         }
         if self.alpha_milli > 1000 {
@@ -256,6 +279,12 @@ mod tests {
     fn a_share_above_one_is_refused() {
         check(|c| c.alpha_milli = 1000, Ok(()));
         check(|c| c.layer_floor_milli = 1000, Ok(()));
+        check(
+            |c| c.shoulder_milli = 1001,
+            Err(Error::ShoulderAboveOne {
+                shoulder_milli: 1001,
+            }),
+        );
         check(
             |c| c.alpha_milli = 1001,
             Err(Error::AlphaAboveOne { alpha_milli: 1001 }),

@@ -20,6 +20,12 @@ pub enum Error {
         /// The most, in tokens.
         max: usize,
     },
+    /// The configuration gives the neighbours of a peak more than the peak.
+    #[error("the shoulder is {shoulder_milli} thousandths, expected at most 1000")]
+    ShoulderAboveOne {
+        /// Found, in thousandths.
+        shoulder_milli: u32,
+    },
     /// The configuration spreads more than the whole budget evenly over the heads.
     #[error("alpha is {alpha_milli} thousandths, expected at most 1000")]
     AlphaAboveOne {

@@ -45,7 +45,7 @@ pub struct Observes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObservedRows {
     /// The last ones, this many.
-    Window(usize),
+    Last(usize),
     /// All `N`.
     All,
     /// None: scores need no observation.
@@ -78,7 +78,7 @@ impl Method {
             return nothing;
         };
         let window = Observes {
-            rows: ObservedRows::Window(self.config.window),
+            rows: ObservedRows::Last(self.config.observing()),
             ..nothing
         };
         let mean = Observes {
@@ -123,7 +123,7 @@ impl Method {
                 ..mean
             },
             ScoreRule::LastQuery => Observes {
-                rows: ObservedRows::Window(1),
+                rows: ObservedRows::Last(1),
                 ..mean
             },
             ScoreRule::Position | ScoreRule::Random => nothing,

@@ -56,7 +56,7 @@ impl Layer<'_> {
         let n = self.tokens() - method.window(budget);
         let observing = method.observes().rows;
         let rows = match observing {
-            ObservedRows::Window(rows) => rows,
+            ObservedRows::Last(rows) => rows,
             ObservedRows::All | ObservedRows::Nothing => self.tokens(),
         };
         let attention = self.attention(rows, n);
@@ -79,7 +79,7 @@ impl Layer<'_> {
             kv_heads: self.kv_heads,
             mean: match observing {
                 ObservedRows::All => reduce(&|column| column.iter().sum()),
-                ObservedRows::Window(_) | ObservedRows::Nothing => reduce(&mean),
+                ObservedRows::Last(_) | ObservedRows::Nothing => reduce(&mean),
             },
             variance: reduce(&variance),
             max: reduce(&|column| column.iter().copied().fold(0.0, f64::max)),
@@ -296,7 +296,10 @@ fn pooled(config: &Config, row: &[f64], position: usize) -> f64 {
     let reach = config.kernel / 2;
     let around = &row[position.saturating_sub(reach)..(position + reach + 1).min(row.len())];
     match config.pool {
-        Pool::Max => around.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        Pool::Max => {
+            let peak = around.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            row[position].max(peak * f64::from(config.shoulder_milli) / 1000.0)
+        }
         Pool::Avg => around.iter().sum::<f64>() / config.kernel as f64,
         Pool::None => row[position],
     }

@@ -39,10 +39,12 @@ macro_rules! choice {
     };
 }
 
-const SETTINGS: [Setting; 14] = [
+const SETTINGS: [Setting; 16] = [
     number!("window", window),
+    number!("observers", observers),
     number!("kernel", kernel),
     choice!("pool", pool, Pool),
+    number!("shoulder", shoulder_milli),
     choice!("gqa", gqa, Gqa),
     choice!("value-norm", value_norm, ValueNorm),
     number!("alpha", alpha_milli),
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn every_setting_is_read_and_printed() {
-        let all = "random+window=1+kernel=3+pool=avg+gqa=mean+value-norm=all+alpha=1+score=value-output\
+        let all = "random+window=1+observers=5+kernel=3+pool=avg+shoulder=9+gqa=mean+value-norm=all+alpha=1+score=value-output\
                    +sinks=2+floor=3+weight=perplexity+beta=4+tau1=500+tau2=600+gamma=7";
         check(all, all);
         assert_eq!(all.matches('+').count(), SETTINGS.len());
@@ -204,8 +206,8 @@ mod tests {
         expect![[r#"
             unknown policy ""; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random
             unknown policy "LAVA"; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random
-            unknown setting ""; known are window, kernel, pool, gqa, value-norm, alpha, score, sinks, floor, weight, beta, tau1, tau2, gamma
-            unknown setting "windows"; known are window, kernel, pool, gqa, value-norm, alpha, score, sinks, floor, weight, beta, tau1, tau2, gamma
+            unknown setting ""; known are window, observers, kernel, pool, shoulder, gqa, value-norm, alpha, score, sinks, floor, weight, beta, tau1, tau2, gamma
+            unknown setting "windows"; known are window, observers, kernel, pool, shoulder, gqa, value-norm, alpha, score, sinks, floor, weight, beta, tau1, tau2, gamma
             window is "", expected a whole number
             window is "-1", expected a whole number
             alpha is "0.2", expected a whole number

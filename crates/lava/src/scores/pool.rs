@@ -15,6 +15,13 @@ pub(super) fn pool(config: &Config, row: &[f32], out: &mut [f32]) {
                 apply(out, &row[shift..], raise);
                 apply(&mut out[shift..], row, raise);
             }
+            if config.shoulder_milli < 1000 {
+                let shoulder = config.shoulder_milli as f32 / 1000.0;
+                apply(out, row, |out, x| {
+                    *out *= shoulder;
+                    raise(out, x);
+                });
+            }
         }
         Pool::Avg => {
             out.fill(0.0);

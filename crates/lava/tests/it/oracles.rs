@@ -38,16 +38,19 @@ pub(crate) fn method_strategy() -> impl Strategy<Value = Method> {
     (
         prop::sample::select(&Policy::ALL[..]),
         (reductions, score, weights, cake),
-        (milli(), milli()),
+        (milli(), milli(), prop_oneof![Just(1000), milli()], 0usize..12),
         (1usize..9, 0usize..7, 1usize..25),
     )
-        .prop_map(|(policy, kinds, (alpha_milli, layer_floor_milli), sizes)| {
+        .prop_map(|(policy, kinds, shares, sizes)| {
+            let (alpha_milli, layer_floor_milli, shoulder_milli, observers) = shares;
             let ((pool, gqa, value_norm, kernel), score, layer_weight, cake) = kinds;
             let (window, sinks, beta) = sizes;
             let config = Config {
                 window,
+                observers,
                 kernel,
                 pool,
+                shoulder_milli,
                 gqa,
                 value_norm,
                 alpha_milli,
@@ -156,7 +159,7 @@ proptest! {
             max: wide(&more, query_heads * n),
             entropy: 2.5,
             rows: match method.observes().rows {
-                ObservedRows::Window(rows) => rows,
+                ObservedRows::Last(rows) => rows,
                 ObservedRows::All | ObservedRows::Nothing => n,
             },
             value_norms: if off { vec![1.0; kv_heads] } else { wide(&norms, kv_heads) },
@@ -193,7 +196,7 @@ proptest! {
         let mut attention = vec![0.5f32; 2 * 2 * 20];
         attention[bad] = f32::NAN;
         let rows = match method.observes().rows {
-            ObservedRows::Window(rows) => rows,
+            ObservedRows::Last(rows) => rows,
             ObservedRows::All | ObservedRows::Nothing => 20,
         };
         let observation = lava::scores::Observation {

@@ -42,7 +42,7 @@ impl Request {
         let outputs: Vec<f32> = mean.iter().rev().map(|x| 1.0 + x).collect();
         let norms: Vec<f32> = (1..=kv_heads).map(|head| head as f32).collect();
         let rows = match self.method.observes().rows {
-            ObservedRows::Window(rows) => rows,
+            ObservedRows::Last(rows) => rows,
             ObservedRows::All | ObservedRows::Nothing => self.shape.tokens,
         };
         layer_scores(
