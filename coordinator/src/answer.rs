@@ -24,6 +24,8 @@ pub(crate) struct Answer {
     silent: BTreeSet<u32>,
     wants_logprobs: bool,
     prompt_tokens: u32,
+    /// `b`.
+    budget: u32,
     answer_tokens: u32,
     /// The stop string that was met. Nothing is added after it.
     stopped_by: Option<String>,
@@ -51,6 +53,7 @@ impl Answer {
             silent: silent.copied().collect(),
             wants_logprobs: order.logprobs.is_some(),
             prompt_tokens: order.size.tokens,
+            budget: order.size.budget,
             answer_tokens: 0,
             stopped_by: None,
         })
@@ -106,6 +109,7 @@ impl Answer {
                 answer_tokens: self.answer_tokens,
             }),
             transfer: Some(answered.stats),
+            budget: self.budget,
         });
         message
     }
@@ -190,6 +194,7 @@ mod tests {
         assert_eq!(text, "\u{FFFD}");
         let usage = finish.usage.unwrap();
         assert_eq!((usage.prompt_tokens, usage.answer_tokens), (2, 4));
+        assert_eq!(finish.budget, 64);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The settings of a coordinator. `deploy/config/coordinator.toml` explains each of them.
 
+mod budget;
+
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lava::Method;
+use lava::{Budget, Method};
 use lava_cluster::{ClusterMetrics, EtcdConfig, Registry};
 use lava_node::{Backoff, ConfigError, HttpConfig, Metrics, TelemetryConfig, config};
 use serde::Deserialize;
@@ -82,8 +84,9 @@ pub struct LimitsConfig {
 pub struct DefaultsConfig {
     /// Name of the eviction policy.
     pub policy: String,
-    /// Entries per layer and KV head, window included.
-    pub budget: u32,
+    /// Entries per layer and KV head, window included, or a share or bytes as text.
+    #[serde(deserialize_with = "budget::deserialize")]
+    pub budget: Budget,
 }
 
 /// How workers are found and watched.
@@ -158,7 +161,7 @@ impl Default for DefaultsConfig {
     fn default() -> DefaultsConfig {
         DefaultsConfig {
             policy: "lava".to_owned(),
-            budget: 1024,
+            budget: Budget::Entries(1024),
         }
     }
 }
@@ -231,7 +234,7 @@ pub(crate) struct Deadlines {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Defaults {
     pub(crate) method: Method,
-    pub(crate) budget: u32,
+    pub(crate) budget: Budget,
 }
 
 /// How workers are watched.
@@ -358,14 +361,7 @@ impl Config {
             let found = format!("{:?}", defaults.policy);
             contradiction("defaults.policy", &found, &format!("a method ({error})"))
         })?;
-        if let Err(error) = method.check_budget(defaults.budget as usize) {
-            let expected = format!("one that fits the policy ({error})");
-            return Err(contradiction(
-                "defaults.budget",
-                &defaults.budget,
-                &expected,
-            ));
-        }
+        budget::check(defaults.budget, &method)?;
         let ms = Duration::from_millis;
         Ok(Plan {
             client_keep_alive: ms(self.listen.keep_alive_ms),
@@ -384,7 +380,7 @@ impl Config {
             },
             defaults: Defaults {
                 method,
-                budget: defaults.budget.max(1),
+                budget: defaults.budget,
             },
             workers: Workers {
                 probe_interval: ms(workers.probe_interval_ms),
@@ -542,6 +538,10 @@ mod tests {
         with(&["defaults.budget=0", "defaults.policy=full"])
             .into_plan()
             .unwrap();
+        check_refused(
+            &["defaults.budget=0%"],
+            expect!["`defaults.budget` is 0%, expected more than nothing"],
+        );
     }
 
     #[test]

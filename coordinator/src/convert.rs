@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use lava::{Method, ParseMethodError, Policy, Shape};
-use lava_proto::v1::{self, prompt::Form};
+use lava::{Budget, Method, ParseMethodError, Policy};
+use lava_proto::v1::{self, generate_request::BudgetForm, prompt::Form};
 use lava_text::{Message, TextError};
 
 use crate::config::{Defaults, Limits};
@@ -18,6 +18,9 @@ const LOGPROBS_MAX: u32 = 20;
 
 /// Most stop ids of a request; each sampled token is compared with all of them.
 const STOP_TOKEN_IDS_MAX: usize = 1024;
+
+/// The budget of a policy that has no use for one.
+const EVERYTHING: Budget = Budget::Share { milli: 1000 };
 
 /// What the client did wrong.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +57,11 @@ pub(crate) enum Invalid {
         context.saturating_sub(1)
     )]
     PromptTooLong { found: usize, context: u32 },
-    #[error(transparent)]
-    Budget(#[from] lava::Error),
+    #[error("{field}: {error}")]
+    Budget {
+        field: &'static str,
+        error: lava::Error,
+    },
     #[error("prompt: {0}")]
     Text(#[from] TextError),
     #[error("grpc-timeout is not one to eight digits and one of the units H, M, S, m, u, n")]
@@ -81,7 +87,7 @@ pub(crate) struct Asked {
     stop_token_ids: Vec<u32>,
     ignore_end_of_text: bool,
     method: Method,
-    budget: u32,
+    budget: Budget,
     logprobs: Option<u32>,
 }
 
@@ -152,7 +158,12 @@ impl Asked {
             stop_token_ids: request.stop_token_ids,
             ignore_end_of_text: request.ignore_end_of_text,
             method,
-            budget: at_least_one("budget", request.budget, defaults.budget)?,
+            budget: match request.budget_form {
+                Some(form) => budget(form)?,
+                // Who asks for everything and no budget is not refused by a default in bytes.
+                None if method.policy == Policy::Full => EVERYTHING,
+                None => defaults.budget,
+            },
             logprobs: request.logprobs,
         };
         Ok((prompt, asked))
@@ -184,13 +195,10 @@ impl Asked {
         }
         let size = CacheSize {
             method: self.method,
-            budget: self.budget,
+            budget: self.budget_entries(&model, tokens)?,
             tokens,
             max_tokens: self.max_tokens.min(room),
         };
-        if !keeps_everything(&model, size) {
-            size.method.check_budget(size.budget as usize)?;
-        }
         let end_of_text = match self.ignore_end_of_text {
             true => Arc::default(),
             false => model.end_of_text.as_slice().into(),
@@ -207,6 +215,19 @@ impl Asked {
             logprobs: self.logprobs,
             model,
         })
+    }
+
+    /// `b`. Attempts that go on after a fault keep it, although their prompts are longer.
+    fn budget_entries(&self, model: &Model, tokens: u32) -> Result<u32, Invalid> {
+        let shape = model.shape(tokens);
+        let row_bytes = model.row_bytes as usize;
+        match self.budget.entries(&self.method, shape, row_bytes) {
+            Ok(entries) => Ok(u32::try_from(entries).unwrap_or(u32::MAX)),
+            Err(error) => {
+                let field = budget_field(self.budget);
+                Err(Invalid::Budget { field, error })
+            }
+        }
     }
 }
 
@@ -260,12 +281,34 @@ pub(crate) fn prompt_form(prompt: Option<v1::Prompt>) -> Result<PromptForm, Inva
     }
 }
 
+/// A budget that makes sense by itself.
+///
+/// # Errors
+/// The client's fault.
+fn budget(form: BudgetForm) -> Result<Budget, Invalid> {
+    match form {
+        BudgetForm::Budget(0) => Err(value_error("budget", &0, "at least 1")),
+        BudgetForm::Budget(entries) => Ok(Budget::Entries(entries)),
+        BudgetForm::BudgetShareMilli(milli @ 1..=1000) => Ok(Budget::Share { milli }),
+        BudgetForm::BudgetShareMilli(milli) => {
+            Err(value_error("budget_share_milli", &milli, "1 to 1000"))
+        }
+        BudgetForm::BudgetBytes(0) => Err(value_error("budget_bytes", &0, "at least 1")),
+        BudgetForm::BudgetBytes(bytes) => Ok(Budget::Bytes(bytes)),
+    }
+}
+
+/// The field of a request that holds a budget of this form.
+fn budget_field(budget: Budget) -> &'static str {
+    match budget {
+        Budget::Entries(_) => "budget",
+        Budget::Share { .. } => "budget_share_milli",
+        Budget::Bytes(_) => "budget_bytes",
+    }
+}
+
 fn keeps_everything(model: &Model, size: CacheSize) -> bool {
-    let shape = Shape {
-        layers: model.layers as usize,
-        kv_heads: model.kv_heads as usize,
-        tokens: size.tokens as usize,
-    };
+    let shape = model.shape(size.tokens);
     shape.keeps_everything(&size.method, size.budget as usize)
 }
 

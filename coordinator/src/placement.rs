@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use lava::{Method, Shape};
+use lava::Method;
 
 use crate::snapshot::{Load, Model, Role, Snapshot, Worker, WorkerId};
 
@@ -107,11 +107,7 @@ impl NoPlace {
 
 impl Needs {
     pub(crate) fn new(model: &Model, size: CacheSize) -> Needs {
-        let shape = Shape {
-            layers: model.layers as usize,
-            kv_heads: model.kv_heads as usize,
-            tokens: size.tokens as usize,
-        };
+        let shape = model.shape(size.tokens);
         let kept = lava::rows_max(&size.method, shape, size.budget as usize) as u64;
         let lists = model.lists();
         let appended = lists.saturating_mul(u64::from(size.max_tokens.saturating_sub(1)));

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use lava::Shape;
+
 use crate::placement::NoPlace;
 
 /// The format of the cache's frames that this release knows. Workers that speak another one are not
@@ -115,6 +117,15 @@ impl Load {
 }
 
 impl Model {
+    /// The cache of a prompt of so many tokens before eviction.
+    pub(crate) fn shape(&self, tokens: u32) -> Shape {
+        Shape {
+            layers: self.layers as usize,
+            kv_heads: self.kv_heads as usize,
+            tokens: tokens as usize,
+        }
+    }
+
     /// `L * Hkv`: how many lists of rows a cache has.
     pub(crate) fn lists(&self) -> u64 {
         u64::from(self.layers) * u64::from(self.kv_heads)

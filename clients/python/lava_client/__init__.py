@@ -55,6 +55,7 @@ class Finish:
     stop: str  # the stop string that was met
     usage: Usage
     transfer: TransferStats
+    budget: int  # entries per layer and KV head that the request's budget came to
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class Client:
         messages: Sequence[Message] | None = None,
         tokens: Sequence[int] | None = None,
         budget: int | None = None,
+        budget_share_milli: int | None = None,
+        budget_bytes: int | None = None,
         policy: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
@@ -162,9 +165,12 @@ class Client:
         logprobs: int | None = None,
         timeout: float | None = None,
     ) -> Generator[Piece, None, None]:
-        """Answers one of `prompt`, `messages` and `tokens`, piece by piece. The call begins with the first piece
+        """Answers one of `prompt`, `messages` and `tokens`, piece by piece. At most one of `budget`,
+        `budget_share_milli` and `budget_bytes` can be given. The call begins with the first piece
         that is asked for. It is cancelled when the iterator is dropped (or closed), as by a `break`, and after
         `timeout` seconds. What is left out is up to the server; see the .proto file for the rest."""
+        if sum(form is not None for form in (budget, budget_share_milli, budget_bytes)) > 1:
+            raise TypeError("expected at most one of budget, budget_share_milli and budget_bytes")
         sampling = pb.Sampling(
             temperature=temperature,
             top_k=top_k,
@@ -185,6 +191,8 @@ class Client:
             ignore_end_of_text=ignore_end_of_text,
             policy=policy,
             budget=budget,
+            budget_share_milli=budget_share_milli,
+            budget_bytes=budget_bytes,
             n=n,
             logprobs=logprobs,
         )
@@ -225,7 +233,7 @@ def _piece(response: pb.GenerateResponse) -> Piece:
     if response.HasField("finish"):
         end = response.finish
         reason = pb.FinishReason.Name(end.reason).removeprefix("FINISH_REASON_").lower()
-        finish = Finish(reason, end.stop, end.usage, end.transfer)
+        finish = Finish(reason, end.stop, end.usage, end.transfer, end.budget)
     return Piece(response.request_id, response.choice, response.text, tuple(response.tokens), finish)
 
 

@@ -26,7 +26,10 @@ fn request() -> v1::GenerateRequest {
 
 /// For the model of 1,000 positions and 259 ids.
 fn order(request: v1::GenerateRequest) -> Result<Order, Invalid> {
-    let plan = plan();
+    order_under(&plan(), request)
+}
+
+fn order_under(plan: &Plan, request: v1::GenerateRequest) -> Result<Order, Invalid> {
     let (prompt, asked) = Asked::new(request, &plan.limits, &plan.defaults)?;
     let PromptForm::Ids(prompt) = prompt else {
         panic!("these tests have no tokenizer");
@@ -133,23 +136,95 @@ fn policies_and_budgets_are_checked_as_the_method_does() {
         ]],
     );
     check_refused(
-        |r| r.budget = Some(0),
+        |r| r.budget_form = Some(BudgetForm::Budget(0)),
         expect!["budget is 0, expected at least 1"],
     );
     check_refused(
-        |r| r.budget = Some(32),
+        |r| r.budget_form = Some(BudgetForm::Budget(32)),
         expect![
-            "the budget is 32 entries per KV head and layer, expected more than the window's 32"
+            "budget: the budget is 32 entries per KV head and layer, expected more than the window's 32"
         ],
     );
     let mut whole = request();
-    whole.budget = Some(32);
+    whole.budget_form = Some(BudgetForm::Budget(32));
     whole.policy = "full".to_owned();
     assert_eq!(order(whole).unwrap().size.method, Method::new(Policy::Full));
     let mut short = request();
-    short.budget = Some(1);
+    short.budget_form = Some(BudgetForm::Budget(1));
     short.prompt = ids(32);
     assert_eq!(order(short).unwrap().size.budget, 1);
+}
+
+#[test]
+fn shares_and_bytes_become_entries_of_the_prompt_and_the_model() {
+    let entries = |form, policy: &str| {
+        let mut request = request();
+        request.budget_form = Some(form);
+        request.policy = policy.to_owned();
+        order(request).unwrap().size.budget
+    };
+    // 100 tokens; 4 lists of rows, 64 bytes of an entry.
+    assert_eq!(entries(BudgetForm::BudgetShareMilli(505), ""), 50);
+    assert_eq!(entries(BudgetForm::BudgetShareMilli(1000), ""), 100);
+    assert_eq!(entries(BudgetForm::BudgetBytes(50 * 256), ""), 50);
+    assert_eq!(entries(BudgetForm::BudgetBytes(51 * 256 - 1), ""), 50);
+    assert_eq!(entries(BudgetForm::BudgetBytes(1 << 40), ""), 100);
+    assert_eq!(entries(BudgetForm::BudgetBytes(100 * 256), "full"), 100);
+    check_refused(
+        |r| r.budget_form = Some(BudgetForm::BudgetShareMilli(0)),
+        expect!["budget_share_milli is 0, expected 1 to 1000"],
+    );
+    check_refused(
+        |r| r.budget_form = Some(BudgetForm::BudgetShareMilli(1001)),
+        expect!["budget_share_milli is 1001, expected 1 to 1000"],
+    );
+    check_refused(
+        |r| r.budget_form = Some(BudgetForm::BudgetShareMilli(320)),
+        expect![
+            "budget_share_milli: a budget of 32% comes to 32 entries per KV head and layer, the window alone has 32; the least that works is 33% (33 entries)"
+        ],
+    );
+    check_refused(
+        |r| r.budget_form = Some(BudgetForm::BudgetBytes(0)),
+        expect!["budget_bytes is 0, expected at least 1"],
+    );
+    check_refused(
+        |r| r.budget_form = Some(BudgetForm::BudgetBytes(33 * 256 - 1)),
+        expect![
+            "budget_bytes: a budget of 8.447kB comes to 32 entries per KV head and layer, the window alone has 32; the least that works is 8.448kB (33 entries)"
+        ],
+    );
+    check_refused(
+        |r| {
+            r.budget_form = Some(BudgetForm::BudgetBytes(33 * 256));
+            r.policy = "full".to_owned();
+        },
+        expect![
+            "budget_bytes: a budget of 8.448kB comes to 33 entries per KV head and layer, the prompt is kept whole and has 100; the least that works is 25.6kB (100 entries)"
+        ],
+    );
+}
+
+#[test]
+fn a_default_in_bytes_cuts_requests_that_name_no_budget_but_those_for_everything() {
+    let mut settings = Settings::default();
+    settings.defaults.budget = "12.8kB".parse().unwrap();
+    let plan = settings.into_plan().unwrap();
+    let entries = |policy: &str| {
+        let mut request = request();
+        request.policy = policy.to_owned();
+        order_under(&plan, request).unwrap().size.budget
+    };
+    assert_eq!((entries(""), entries("full")), (50, 100));
+}
+
+#[test]
+fn a_budget_is_still_field_9_of_the_wire() {
+    use prost::Message;
+    let entries = [0x48, 0x80, 0x01];
+    let request = v1::GenerateRequest::decode(&entries[..]).unwrap();
+    assert_eq!(request.budget_form, Some(BudgetForm::Budget(128)));
+    assert_eq!(request.encode_to_vec(), entries);
 }
 
 #[test]
@@ -241,7 +316,7 @@ fn sampling_out_of_range_is_refused() {
 #[test]
 fn an_answer_that_began_with_everything_kept_goes_on_so() {
     let mut request = request();
-    request.budget = Some(100);
+    request.budget_form = Some(BudgetForm::Budget(100));
     let whole = order(request.clone()).unwrap();
     assert_eq!(whole.size_after(0), whole.size);
     let expected = CacheSize {
@@ -251,12 +326,32 @@ fn an_answer_that_began_with_everything_kept_goes_on_so() {
         max_tokens: 253,
     };
     assert_eq!(whole.size_after(3), expected);
-    request.budget = Some(99);
+    request.budget_form = Some(BudgetForm::Budget(99));
     let cut = order(request).unwrap();
     assert_eq!(
         cut.size_after(3).method,
         Method::new(Policy::Lava(Profile::Exact))
     );
+}
+
+#[test]
+fn an_answer_that_goes_on_keeps_the_entries_of_its_first_attempt() {
+    for (form, after) in [
+        (BudgetForm::BudgetShareMilli(500), "lava-exact"),
+        (BudgetForm::BudgetBytes(50 * 256), "lava-exact"),
+        (BudgetForm::BudgetShareMilli(1000), "full"),
+        (BudgetForm::BudgetBytes(100 * 256), "full"),
+    ] {
+        let mut request = request();
+        request.budget_form = Some(form);
+        let order = order(request).unwrap();
+        let size = order.size_after(30);
+        assert_eq!(size.budget, order.size.budget);
+        assert_eq!(
+            (size.tokens, size.method.to_string().as_str()),
+            (130, after)
+        );
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lava_cluster::Registry;
 use lava_coordinator::Config;
 use lava_node::Health;
+use lava_proto::v1::generate_request::BudgetForm;
 use lava_proto::v1::{FinishReason, Token, TopLogprob};
 use lava_proto::worker::{DecodeEvent, Tokens, decode_event};
 use tonic::{Code, Status};
@@ -108,6 +109,49 @@ async fn a_decode_worker_that_dies_leaves_no_gap_in_the_answer() {
     coordinator
         .metric("lava_coordinator_workers_ready{role=\"decode\"} 1")
         .await;
+}
+
+#[tokio::test]
+async fn a_share_of_the_prompt_does_not_grow_with_the_answer() {
+    let mut p = Scripted::prefill("p").await;
+    let mut d1 = Scripted::decode("d1").await;
+    let mut d2 = Scripted::decode("d2").await;
+    let coordinator = Coordinator::start(&[&p, &d1, &d2]).await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 2")
+        .await;
+    let mut request = text(&"x".repeat(100));
+    request.budget_form = Some(BudgetForm::BudgetShareMilli(500));
+    let mut answer = coordinator.generate(request).await;
+    let decode = d1.next_reserved(1).await;
+    let prefill = p.next_prefill().await;
+    let before = prefill.request.attempt.as_ref().unwrap();
+    assert_eq!(before.budget, before.tokens / 2);
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
+    next(&mut answer).await;
+    prefill.done(7).await;
+    decode.tokens(&[byte_id(b'b')]).await;
+    next(&mut answer).await;
+    drop(d1);
+
+    let again = d2.next_reserved(2).await;
+    let prefill_again = p.next_prefill().await;
+    let after = prefill_again.request.attempt.as_ref().unwrap();
+    assert_eq!(after.tokens, before.tokens + 2);
+    assert_eq!(
+        (after.budget, &after.policy),
+        (before.budget, &before.policy)
+    );
+    prefill_again
+        .first(byte_id(b'c'), FinishReason::Unspecified)
+        .await;
+    prefill_again.done(7).await;
+    again.done(FinishReason::MaxTokens).await;
+    next(&mut answer).await;
+    let finish = next(&mut answer).await.finish.unwrap();
+    assert_eq!(finish.budget, before.budget);
 }
 
 #[tokio::test]

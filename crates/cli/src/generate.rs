@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use lava_engine::{
-    Model, ModelFiles, PagePool, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
+    Model, ModelFiles, PagePool, PageShape, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
 };
 use lava_gguf::Gguf;
 use lava_text::{Detokenizer, Message, StopStrings, TextFiles, Tokenizer, encode_chat};
@@ -26,8 +26,8 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
     let files = model::find(name)?;
     let (tokenizer, tokens) = encode(options, &files, prompt)?;
     let model = progress::load(&files, options.weights.into())?;
-    let request = request(options, &model, &tokens);
     let pages = page_shape(&model, options.row_dtype.into());
+    let request = request(options, &model, &tokens, pages)?;
     let pool = PagePool::new(pages, request.pages_max(&model, pages));
     let vocabulary = model.config().vocabulary;
     let mut sampler = Sampler::new(params, &tokens, vocabulary)?;
@@ -61,7 +61,8 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
     let report = Report {
         model: name.to_owned(),
         policy: options.policy.to_string(),
-        budget: options.budget,
+        budget_asked: options.budget,
+        budget: request.budget,
         window: prefilled.cascade.window_rows(),
         prompt_tokens: tokens.len(),
         answer,
@@ -126,14 +127,28 @@ fn encode(options: &Generate, files: &ModelFiles, prompt: String) -> Result<(Tok
 
 /// The answer's length is bounded by the request and by the model's positions; the last token is
 /// never appended to the cache.
-fn request<'a>(options: &Generate, model: &Model, tokens: &'a [u32]) -> PrefillRequest<'a> {
-    let room = model.config().positions_max().saturating_sub(tokens.len());
-    PrefillRequest {
+fn request<'a>(
+    options: &Generate,
+    model: &Model,
+    tokens: &'a [u32],
+    pages: PageShape,
+) -> Result<PrefillRequest<'a>> {
+    let config = model.config();
+    let room = config.positions_max().saturating_sub(tokens.len());
+    let shape = lava::Shape {
+        layers: config.layers,
+        kv_heads: config.kv_heads,
+        tokens: tokens.len(),
+    };
+    let entry_bytes = 2 * pages.head_dim * pages.dtype.bytes();
+    Ok(PrefillRequest {
         tokens,
         method: options.policy,
-        budget: options.budget,
+        budget: options
+            .budget
+            .entries(&options.policy, shape, entry_bytes)?,
         appended_max: (options.max_tokens as usize).min(room).saturating_sub(1),
-    }
+    })
 }
 
 fn step(model: &Model, token: u32, cache: &mut RaggedCache) -> Result<Vec<f32>> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use lava::Method;
+use lava::{Budget, Method};
 use lava_engine::{RowDtype, SamplingParams, WeightFormat};
 
 /// Arguments of `lava generate`.
@@ -31,9 +31,10 @@ pub(crate) struct Generate {
     /// Which rows are kept: a policy, with settings behind it if wanted, as in lava+sinks=4. README.md lists both.
     #[arg(long, default_value = "lava")]
     pub(crate) policy: Method,
-    /// Entries kept per layer and KV head, the window included, on average.
-    #[arg(long, default_value_t = 1024)]
-    pub(crate) budget: usize,
+    /// What the cache is cut to: entries kept per layer and KV head, the window included, on average; or a share of
+    /// the prompt, as in 10%; or bytes of the whole cache, as in 3MB.
+    #[arg(long, default_value_t = Budget::Entries(1024))]
+    pub(crate) budget: Budget,
     /// Most tokens to generate.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: u32,

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lava::Budget;
 use lava_proto::v1;
+use lava_proto::v1::generate_request::BudgetForm;
 use lava_proto::v1::inference_client::InferenceClient;
 use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
@@ -12,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::generate::prompt_text;
 use crate::options::Generate;
 use crate::process::block_on;
-use crate::report::{bytes, per_second};
+use crate::report::{budget, bytes, per_second};
 
 /// Time to reach a coordinator.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,7 +103,11 @@ fn request(options: &Generate) -> Result<v1::GenerateRequest> {
         }),
         stop: options.stop.clone(),
         policy: options.policy.to_string(),
-        budget: Some(options.budget as u32),
+        budget_form: Some(match options.budget {
+            Budget::Entries(entries) => BudgetForm::Budget(entries),
+            Budget::Share { milli } => BudgetForm::BudgetShareMilli(milli),
+            Budget::Bytes(bytes) => BudgetForm::BudgetBytes(bytes),
+        }),
         logprobs: options.json.then_some(params.top_logprobs as u32),
         ..Default::default()
     })
@@ -168,7 +174,8 @@ impl Answer {
         println!("request         {}", self.request_id);
         println!(
             "policy          {}, budget {}",
-            options.policy, options.budget
+            options.policy,
+            budget(options.budget, finish.budget as usize)
         );
         println!("prompt          {} tokens", usage.prompt_tokens);
         println!(
@@ -220,7 +227,8 @@ impl Answer {
         let document = json!({
             "request_id": self.request_id,
             "policy": options.policy.to_string(),
-            "budget": options.budget,
+            "budget": finish.budget,
+            "budget_asked": options.budget.to_string(),
             "prompt_tokens": usage.prompt_tokens,
             "text": self.text,
             "tokens": tokens,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use lava::Budget;
 use serde_json::json;
 
 use crate::generate::Answer;
@@ -33,6 +34,8 @@ impl FinishReason {
 pub(crate) struct Report {
     pub(crate) model: String,
     pub(crate) policy: String,
+    pub(crate) budget_asked: Budget,
+    /// Entries per layer and KV head that it came to.
     pub(crate) budget: usize,
     pub(crate) window: usize,
     pub(crate) prompt_tokens: usize,
@@ -58,7 +61,9 @@ impl Report {
         println!("\n");
         println!(
             "policy          {}, budget {} (window {})",
-            self.policy, self.budget, self.window
+            self.policy,
+            budget(self.budget_asked, self.budget),
+            self.window
         );
         println!("prompt          {} tokens", self.prompt_tokens);
         println!(
@@ -107,6 +112,7 @@ impl Report {
             "model": self.model,
             "policy": self.policy,
             "budget": self.budget,
+            "budget_asked": self.budget_asked.to_string(),
             "window": self.window,
             "prompt_tokens": self.prompt_tokens,
             "text": self.answer.text,
@@ -134,6 +140,14 @@ fn chart(rows: &[usize]) -> Vec<String> {
         .enumerate()
         .map(|(layer, &rows)| format!("  {layer:>3} {rows:>6} {}", bar(rows)))
         .collect()
+}
+
+/// A budget as it was asked for, and the entries that it came to.
+pub(crate) fn budget(asked: Budget, entries: usize) -> String {
+    match asked {
+        Budget::Entries(_) => asked.to_string(),
+        Budget::Share { .. } | Budget::Bytes(_) => format!("{asked} = {entries} entries"),
+    }
 }
 
 pub(crate) fn bytes(count: usize) -> String {

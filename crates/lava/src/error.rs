@@ -1,5 +1,7 @@
 //! What can go wrong, and whose fault it is.
 
+use crate::{AlwaysKept, Budget};
+
 /// The errors of this crate. None of them is transient.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -68,6 +70,22 @@ pub enum Error {
         budget: usize,
         /// Entries per KV head and layer.
         sinks: usize,
+    },
+    /// The request asks for a share of the prompt, or for bytes, that what is always kept uses up.
+    #[error(
+        "a budget of {asked} comes to {entries} entries per KV head and layer, {kept}; the least that works is {least} ({least_entries} entries)"
+    )]
+    BudgetTooSmall {
+        /// Found.
+        asked: Budget,
+        /// Entries per KV head and layer that it comes to.
+        entries: usize,
+        /// What uses them up.
+        kept: AlwaysKept,
+        /// The least that works for this request, in the unit that was asked in.
+        least: Budget,
+        /// Entries per KV head and layer that this comes to.
+        least_entries: usize,
     },
     /// The request has more entries than can be numbered: `Hkv` in 16 bits, `Hkv · N` in 32,
     /// `L · Hkv · N` in 64.

@@ -3,7 +3,7 @@
 //! re-cuts finished layers while prefill goes on. It refuses to know tensors, devices, models, wires
 //! and clocks. The prefill engine asks [`Method::observes`] what to look at and calls
 //! [`scores::layer_scores`] and [`Cascade::push_layer`] once per layer; whoever reserves memory for a
-//! request calls [`rows_max`] or [`rows_peak`].
+//! request calls [`rows_max`] or [`rows_peak`]; whoever lets one in turns its [`Budget`] into entries.
 //!
 //! An *entry* is one (KV head, position) pair of one layer: one key row and one value row. Axis
 //! letters: `L` layers, `Hq` query heads, `Hkv` KV heads, `G = Hq/Hkv`, `N` prompt tokens, `W`
@@ -40,6 +40,8 @@ mod cascade;
 
 mod rows;
 
+mod request_budget;
+
 mod error;
 
 pub mod reference;
@@ -51,6 +53,7 @@ pub use error::Error;
 pub use method::{Method, ObservedRows, Observes, ParseMethodError};
 pub use plan::LayerPlan;
 pub use policy::{Certainty, Policy, Profile, UnknownPolicy};
+pub use request_budget::{AlwaysKept, Budget, ParseBudgetError};
 pub use rows::{rows_max, rows_peak};
 pub use scores::LayerScores;
 pub use shape::Shape;

@@ -3,7 +3,7 @@
 mod text;
 
 use crate::recipe::{ScoreRule, WindowRule};
-use crate::{Config, Error, Policy, Score, ValueNorm};
+use crate::{AlwaysKept, Config, Error, Policy, Score, ValueNorm};
 
 pub use text::ParseMethodError;
 
@@ -149,6 +149,20 @@ impl Method {
         match self.policy {
             Policy::Full => Ok(()),
             _ => self.contested(budget).map(|_| ()),
+        }
+    }
+
+    /// The least budget that [`Method::check_budget`] takes, and what a smaller one lacks room for.
+    pub(crate) fn budget_min(&self) -> (usize, AlwaysKept) {
+        let sinks = self.config.sinks;
+        match self.policy.recipe().map(|recipe| recipe.window) {
+            Some(WindowRule::BudgetWithoutSinks) => {
+                (sinks.saturating_add(1), AlwaysKept::Sinks(sinks))
+            }
+            Some(WindowRule::Configured | WindowRule::Last) | None => {
+                let window = self.window(0);
+                (window.saturating_add(1), AlwaysKept::Window(window))
+            }
         }
     }
 

@@ -27,16 +27,31 @@ pub struct GenerateRequest {
     /// refused with those that are known. Empty: the server's default.
     #[prost(string, tag = "8")]
     pub policy: ::prost::alloc::string::String,
-    /// Entries kept per layer and KV head on average, the policy's window included; absent: the server's default.
-    /// A prompt of at most this many tokens is kept whole.
-    #[prost(uint32, optional, tag = "9")]
-    pub budget: ::core::option::Option<u32>,
     /// Independent answers; absent: 1. Answer i draws with the seed plus i.
     #[prost(uint32, optional, tag = "10")]
     pub n: ::core::option::Option<u32>,
     /// Report logprobs: 0 only those of the chosen tokens, k > 0 also of the k likeliest; absent: none.
     #[prost(uint32, optional, tag = "11")]
     pub logprobs: ::core::option::Option<u32>,
+    /// What the cache is cut to, in one of three forms; absent: the server's default. A prompt that fits is kept whole.
+    #[prost(oneof = "generate_request::BudgetForm", tags = "9, 12, 13")]
+    pub budget_form: ::core::option::Option<generate_request::BudgetForm>,
+}
+/// Nested message and enum types in `GenerateRequest`.
+pub mod generate_request {
+    /// What the cache is cut to, in one of three forms; absent: the server's default. A prompt that fits is kept whole.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum BudgetForm {
+        /// Entries kept per layer and KV head on average, the policy's window included.
+        #[prost(uint32, tag = "9")]
+        Budget(u32),
+        /// As many entries per layer and KV head as this share of the prompt's tokens, in thousandths, rounded down.
+        #[prost(uint32, tag = "12")]
+        BudgetShareMilli(u32),
+        /// At most this many bytes of rows in the cache that prefill leaves (Model.row_bytes per entry), whatever the policy.
+        #[prost(uint64, tag = "13")]
+        BudgetBytes(u64),
+    }
 }
 /// One of three forms of prompt.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -166,6 +181,9 @@ pub struct Finish {
     /// What the cache's way to the decode worker cost.
     #[prost(message, optional, tag = "4")]
     pub transfer: ::core::option::Option<TransferStats>,
+    /// Entries per layer and KV head that the request's budget, or the server's default, came to.
+    #[prost(uint32, tag = "5")]
+    pub budget: u32,
 }
 /// Tokens of one choice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

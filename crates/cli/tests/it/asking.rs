@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lava_proto::v1;
+use lava_proto::v1::generate_request::BudgetForm;
 use lava_proto::v1::inference_client::InferenceClient;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -23,7 +24,7 @@ pub(crate) fn tokens(
             form: Some(v1::prompt::Form::Tokens(v1::TokenIds { ids })),
         }),
         max_tokens: Some(max_tokens),
-        budget: Some(budget),
+        budget_form: Some(BudgetForm::Budget(budget)),
         ..Default::default()
     }
 }

@@ -28,13 +28,14 @@ with Client(address) as client:
     say(client.tokenize(model=name, prompt=question))
     ids = client.tokenize(model=name, messages=messages)
     pieces = list(client.generate(model=name, messages=messages, max_tokens=8, timeout=300))
-    of_ids = client.complete(model=name, tokens=ids, max_tokens=8, n=2, logprobs=1)
+    of_ids = client.complete(model=name, tokens=ids, max_tokens=8, n=2, logprobs=1, budget_bytes=10**9)
     say([token.id for piece in pieces for token in piece.tokens])
     say([[token.id for token in answer.tokens] for answer in of_ids.answers])
     say([[token.top[0].id for token in answer.tokens] for answer in of_ids.answers])
     say(["".join(piece.text for piece in pieces), of_ids.answers[0].text, of_ids.answers[1].text])
     say([[finish.reason, finish.usage.prompt_tokens, finish.usage.answer_tokens, finish.transfer.shipped_bytes]
          for finish in (pieces[-1].finish, of_ids.answers[0].finish)])
+    say([pieces[-1].finish.budget, of_ids.answers[0].finish.budget])
     for piece in client.generate(model=name, messages=messages, max_tokens=8000, ignore_end_of_text=True):
         say("abandoned")
         break
@@ -45,6 +46,10 @@ with Client(address) as client:
         say([error.code.name, error.message])
     try:
         client.generate(model=name, prompt=question, tokens=ids)
+    except TypeError as error:
+        say(str(error))
+    try:
+        client.generate(model=name, prompt=question, budget=128, budget_share_milli=100)
     except TypeError as error:
         say(str(error))
 "#;
@@ -218,6 +223,8 @@ fn the_python_client_gets_what_grpcurl_gets() {
         number(&finish["transfer"]["shippedBytes"])
     ]);
     assert_eq!(said(), json!([end, end]));
+    // The server's default, and all of the prompt.
+    assert_eq!(said(), json!([1024, prompt_tokens]));
 
     assert_eq!(said(), "abandoned");
     cluster.idle();
@@ -233,6 +240,10 @@ fn the_python_client_gets_what_grpcurl_gets() {
     assert_eq!(
         said(),
         "expected exactly one of prompt, messages and tokens"
+    );
+    assert_eq!(
+        said(),
+        "expected at most one of budget, budget_share_milli and budget_bytes"
     );
     assert!(python.wait().unwrap().success());
 }

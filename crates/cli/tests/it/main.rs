@@ -4,6 +4,7 @@
 
 mod asking;
 mod bad_input;
+mod budgets;
 mod clients;
 mod cluster;
 mod fleet;

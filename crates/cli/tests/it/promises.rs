@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lava_proto::v1;
+use lava_proto::v1::generate_request::BudgetForm;
 use lava_proto::v1::inference_client::InferenceClient;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -65,7 +66,7 @@ async fn promise_1_a_killed_decode_worker_leaves_no_gap_no_repeat_and_nothing_he
 
         assert_eq!(answer.tokens.len(), TOKENS as usize);
         assert_eq!(answer.transfer().recomputes, 1);
-        if request.budget == Some(1024) {
+        if request.budget_form == Some(BudgetForm::Budget(1024)) {
             let same = check_same(&undisturbed, &answer);
             println!("the same up to token {same} of {TOKENS}");
             assert!(

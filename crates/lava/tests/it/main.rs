@@ -1,5 +1,6 @@
 //! The crate against its reference vectors, its laws, and its slow oracles.
 
+mod budget_laws;
 mod golden;
 mod inputs;
 mod laws;

@@ -1,0 +1,345 @@
+//! A request's budget in the unit that it was asked for in, and the entries that it comes to.
+
+mod text;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::rows::rows_max;
+use crate::{Error, Method, Shape};
+
+pub use text::ParseBudgetError;
+
+/// What a request's cache is to be cut to, as somebody asked for it. Whoever lets a request in turns it
+/// into entries, once ([`Budget::entries`]); everything else speaks of entries.
+///
+/// It is written as entries (`128`), as a share of the prompt (`10%`, `2.5%`) or as bytes (`3MB`; the
+/// units are B, kB, MB, GB, KiB, MiB and GiB). What is printed parses back: whole MiB and GiB as such,
+/// other bytes in the largest decimal unit, with as many digits as they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Budget {
+    /// Entries per KV head and layer on average, window included: `b`.
+    Entries(u32),
+    /// As many entries per KV head and layer as this share of the prompt's `N` tokens, rounded down.
+    Share {
+        /// In thousandths, at most 1000.
+        milli: u32,
+    },
+    /// The most bytes of the rows that prefill leaves: keys and values of all layers and KV heads as
+    /// they are stored, without the unused ends of pages.
+    Bytes(u64),
+}
+
+/// What is kept whatever the budget, and so uses up a budget that is too small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlwaysKept {
+    /// The window, with its positions.
+    Window(usize),
+    /// The sinks, with their number.
+    Sinks(usize),
+    /// The whole prompt of as many tokens: by policy, or because it is within the window.
+    Prompt(usize),
+}
+
+impl Budget {
+    /// Entries per KV head and layer, for a request of this shape whose entries (a key and a value row)
+    /// have `entry_bytes` bytes.
+    ///
+    /// For bytes it is the largest budget that cannot need more of them, whatever the scores
+    /// ([`rows_max`]), and `N` if they hold the whole prompt.
+    ///
+    /// # Errors
+    /// The client, whose budget is too small; the error says the least that works.
+    pub fn entries(
+        self,
+        method: &Method,
+        shape: Shape,
+        entry_bytes: usize,
+    ) -> Result<usize, Error> {
+        match self {
+            Budget::Entries(entries) => {
+                let entries = entries as usize;
+                match shape.keeps_everything(method, entries) {
+                    true => Ok(entries),
+                    false => method.check_budget(entries).map(|()| entries),
+                }
+            }
+            Budget::Share { milli } => {
+                let entries = share(shape.tokens, milli);
+                let works =
+                    shape.keeps_everything(method, entries) || method.check_budget(entries).is_ok();
+                match works {
+                    true => Ok(entries),
+                    false => Err(too_small_share(milli, method, shape)),
+                }
+            }
+            Budget::Bytes(bytes) => {
+                let costs = Costs {
+                    method,
+                    shape,
+                    entry_bytes,
+                };
+                let found = costs.largest_within(bytes);
+                found.ok_or_else(|| costs.too_small(bytes))
+            }
+        }
+    }
+}
+
+/// `floor(tokens * milli / 1000)`.
+fn share(tokens: usize, milli: u32) -> usize {
+    let entries = tokens as u128 * u128::from(milli) / 1000;
+    usize::try_from(entries).unwrap_or(usize::MAX)
+}
+
+fn too_small_share(milli: u32, method: &Method, shape: Shape) -> Error {
+    let (least, kept) = least(method, shape);
+    let least_milli = (least as u128 * 1000).div_ceil(shape.tokens.max(1) as u128);
+    let least_milli = u32::try_from(least_milli).unwrap_or(u32::MAX);
+    Error::BudgetTooSmall {
+        asked: Budget::Share { milli },
+        entries: share(shape.tokens, milli),
+        kept,
+        least: Budget::Share { milli: least_milli },
+        least_entries: share(shape.tokens, least_milli),
+    }
+}
+
+/// The least budget that does not leave out what is always kept, in entries, and what that is.
+fn least(method: &Method, shape: Shape) -> (usize, AlwaysKept) {
+    let (min, kept) = method.budget_min();
+    match shape.keeps_everything(method, 0) || min > shape.tokens {
+        true => (shape.tokens, AlwaysKept::Prompt(shape.tokens)),
+        false => (min, kept),
+    }
+}
+
+/// What budgets of one request cost in bytes.
+struct Costs<'a> {
+    method: &'a Method,
+    shape: Shape,
+    entry_bytes: usize,
+}
+
+impl Costs<'_> {
+    /// The most bytes that a budget of so many entries can need.
+    fn bytes(&self, entries: usize) -> u128 {
+        rows_max(self.method, self.shape, entries) as u128 * self.entry_bytes as u128
+    }
+
+    /// The budgets from this one on that may cost no more than it. For most policies that is only this
+    /// one; the pyramids round the step between their layers down, so that a larger budget can cost
+    /// less, by up to `(L - 1) / 2` entries and what the Ada policies round in a head.
+    fn peers(&self, entries: usize) -> RangeInclusive<usize> {
+        let last = entries.saturating_add(self.shape.layers).saturating_add(2);
+        entries..=last.min(self.shape.tokens)
+    }
+
+    /// The largest budget that costs at most `bytes`, if one works.
+    fn largest_within(&self, bytes: u64) -> Option<usize> {
+        let fits = |entries: &usize| self.bytes(*entries) <= u128::from(bytes);
+        let whole = self.shape.tokens;
+        if fits(&whole) {
+            return Some(whole);
+        }
+        let (least, _) = least(self.method, self.shape);
+        let mut fitting = self.peers(least).find(fits)?;
+        let mut too_large = whole;
+        while too_large - fitting > 1 {
+            let middle = fitting + (too_large - fitting) / 2;
+            match fits(&middle) {
+                true => fitting = middle,
+                false => too_large = middle,
+            }
+        }
+        self.peers(fitting).rev().find(fits)
+    }
+
+    fn too_small(&self, bytes: u64) -> Error {
+        let (least, kept) = least(self.method, self.shape);
+        let least_bytes = self.peers(least).map(|entries| self.bytes(entries)).min();
+        let least_bytes = u64::try_from(least_bytes.unwrap_or(0)).unwrap_or(u64::MAX);
+        let of_budget_one = self.shape.layers as u128
+            * self.shape.kv_heads as u128
+            * self.entry_bytes.max(1) as u128;
+        let held = u128::from(bytes) / of_budget_one.max(1);
+        Error::BudgetTooSmall {
+            asked: Budget::Bytes(bytes),
+            // Policies that exceed their budget may not fit where it would.
+            entries: usize::try_from(held)
+                .unwrap_or(usize::MAX)
+                .min(least.saturating_sub(1)),
+            kept,
+            least: Budget::Bytes(least_bytes),
+            least_entries: self.largest_within(least_bytes).unwrap_or(least),
+        }
+    }
+}
+
+impl fmt::Display for AlwaysKept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AlwaysKept::Window(entries) => write!(f, "the window alone has {entries}"),
+            AlwaysKept::Sinks(entries) => write!(f, "the sinks alone are {entries}"),
+            AlwaysKept::Prompt(tokens) => write!(f, "the prompt is kept whole and has {tokens}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    /// A model of 30 layers and 3 KV heads.
+    fn shape(tokens: usize) -> Shape {
+        Shape {
+            layers: 30,
+            kv_heads: 3,
+            tokens,
+        }
+    }
+
+    /// Two rows of 64 values of two bytes.
+    const ENTRY_BYTES: usize = 256;
+
+    fn entries(budget: &str, method: &str, tokens: usize) -> Result<usize, Error> {
+        let budget: Budget = budget.parse().unwrap();
+        budget.entries(&method.parse().unwrap(), shape(tokens), ENTRY_BYTES)
+    }
+
+    #[track_caller]
+    fn check(budget: &str, method: &str, tokens: usize, expected: usize) {
+        assert_eq!(
+            entries(budget, method, tokens),
+            Ok(expected),
+            "{budget} {method}"
+        );
+    }
+
+    #[track_caller]
+    fn check_refused(budget: &str, method: &str, tokens: usize, expected: Expect) {
+        let error = entries(budget, method, tokens).unwrap_err();
+        expected.assert_eq(&error.to_string());
+    }
+
+    #[test]
+    fn entries_are_entries() {
+        check("128", "lava", 2016, 128);
+        check("128", "lava", 100, 128);
+        check("1", "lava", 32, 1);
+    }
+
+    #[test]
+    fn a_share_is_rounded_down() {
+        check("10%", "lava", 2016, 201);
+        check("2.5%", "lava", 2016, 50);
+        check("100%", "lava", 2016, 2016);
+        check("10%", "lava", 32, 3);
+    }
+
+    #[test]
+    fn bytes_hold_the_worst_case() {
+        // 3,000,000 / (30 · 3 · 256) = 130.2
+        check("3MB", "lava", 2016, 130);
+        check("3MiB", "lava", 2016, 136);
+        check("2.99519MB", "lava", 2016, 129);
+        check("2.9952MB", "lava", 2016, 130);
+        // The released code may keep one layer whole and raise the heads of the others by 0.2 · 111.
+        check("3MB", "lava-code", 2016, 111);
+    }
+
+    #[test]
+    fn bytes_that_hold_the_whole_prompt_keep_everything() {
+        check("46.44864MB", "lava", 2016, 2016);
+        check("46.44863MB", "lava", 2016, 2015);
+        check("46.44864MB", "full", 2016, 2016);
+        check("1GB", "lava", 20, 20);
+    }
+
+    #[test]
+    fn smaller_rows_are_more_entries() {
+        let entries = |entry_bytes| {
+            let method = "lava".parse().unwrap();
+            Budget::Bytes(3_000_000).entries(&method, shape(2016), entry_bytes)
+        };
+        assert_eq!((entries(512), entries(64)), (Ok(65), Ok(520)));
+    }
+
+    #[test]
+    fn a_refusal_names_the_least_that_works_in_the_unit_that_was_used() {
+        check_refused(
+            "32",
+            "lava",
+            2016,
+            expect![
+                "the budget is 32 entries per KV head and layer, expected more than the window's 32"
+            ],
+        );
+        check_refused(
+            "500kB",
+            "lava",
+            2016,
+            expect![
+                "a budget of 500kB comes to 21 entries per KV head and layer, the window alone has 32; the least that works is 760.32kB (33 entries)"
+            ],
+        );
+        check_refused(
+            "770kB",
+            "lava-code",
+            2016,
+            expect![
+                "a budget of 770kB comes to 32 entries per KV head and layer, the window alone has 32; the least that works is 903.168kB (33 entries)"
+            ],
+        );
+        check_refused(
+            "1.6%",
+            "lava",
+            2016,
+            expect![
+                "a budget of 1.6% comes to 32 entries per KV head and layer, the window alone has 32; the least that works is 1.7% (34 entries)"
+            ],
+        );
+        check_refused(
+            "1B",
+            "streaming-llm",
+            2016,
+            expect![
+                "a budget of 1B comes to 0 entries per KV head and layer, the sinks alone are 4; the least that works is 115.2kB (5 entries)"
+            ],
+        );
+        check_refused(
+            "3MB",
+            "full",
+            2016,
+            expect![
+                "a budget of 3MB comes to 130 entries per KV head and layer, the prompt is kept whole and has 2016; the least that works is 46.44864MB (2016 entries)"
+            ],
+        );
+        check_refused(
+            "100kB",
+            "lava",
+            20,
+            expect![
+                "a budget of 100kB comes to 4 entries per KV head and layer, the prompt is kept whole and has 20; the least that works is 460.8kB (20 entries)"
+            ],
+        );
+    }
+
+    #[test]
+    fn absurd_sizes_do_not_overflow() {
+        let shape = Shape {
+            layers: 1 << 10,
+            kv_heads: 1 << 16,
+            tokens: usize::MAX,
+        };
+        for policy in crate::Policy::NAMES {
+            let method: Method = policy.parse().unwrap();
+            for budget in [Budget::Share { milli: 1000 }, Budget::Bytes(u64::MAX)] {
+                let _ = budget.entries(&method, shape, usize::MAX);
+                let _ = budget.entries(&method, shape, 0);
+            }
+        }
+    }
+}
