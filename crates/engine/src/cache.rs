@@ -238,6 +238,46 @@ mod tests {
     }
 
     #[test]
+    fn a_rewind_undoes_what_was_appended_and_gives_its_pages_back() {
+        let shape = PageShape {
+            rows: 4,
+            head_dim: 2,
+            dtype: RowDtype::F32,
+        };
+        let pool = PagePool::new(shape, 8);
+        let mut cache = RaggedCache::new(1, 2, 7, pool.reserve(8).unwrap());
+        let push = |cache: &mut RaggedCache, head: usize, value: usize| {
+            cache.push(0, head, &[value as f32, 0.5], &[0.25, -(value as f32)]);
+        };
+        // One head ends in the middle of a page, the other with one.
+        (0..6).for_each(|i| push(&mut cache, 0, i));
+        (0..4).for_each(|i| push(&mut cache, 1, i));
+        let contents = |cache: &RaggedCache| {
+            let mut bytes = Vec::new();
+            for head in 0..2 {
+                cache.copy_rows(0, head, 0..cache.table(0, head).rows(), &mut bytes);
+            }
+            (bytes, cache.rows(), cache.pages(), cache.next_position())
+        };
+        let before = contents(&cache);
+        assert_eq!((before.1, before.2, before.3), (10, 3, 7));
+        let mark = cache.mark();
+        for appended in [1, 5] {
+            for i in 0..appended {
+                push(&mut cache, 0, 100 + i);
+                push(&mut cache, 1, 200 + i);
+                cache.advance();
+            }
+            assert_eq!(cache.next_position(), 7 + appended);
+            assert_eq!(cache.rows(), 10 + 2 * appended);
+            cache.rewind(&mark);
+            assert_eq!(contents(&cache), before, "after {appended} rows");
+        }
+        drop(cache);
+        assert_eq!(pool.pages_reserved(), 0);
+    }
+
+    #[test]
     fn rows_that_are_copied_out_and_appended_again_are_the_same() {
         for dtype in [RowDtype::F16, RowDtype::Bf16, RowDtype::F32] {
             let shape = PageShape {
