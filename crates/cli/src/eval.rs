@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 
 use anyhow::Result;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use lava_lab::question::read_data;
+use lava_lab::question::Reader;
 use lava_lab::results::{self, Results};
 use lava_lab::run::Progress;
 use lava_lab::{Variant, run};
@@ -22,15 +22,23 @@ pub(crate) fn run(options: &Eval) -> Result<()> {
     let suite = options.suite()?;
     let variants = Variant::all(&options.policies, &options.budgets)?;
     let texts = options.read_texts()?;
-    let mut questions = Vec::new();
-    for file in &options.data {
-        questions.extend(read_data(file, options.samples)?);
-    }
+    suite.check(&texts)?;
+    let mut questions = options.read_data()?;
+    reports::check(options)?;
 
     let subject = Subject::open(options)?;
-    questions.extend(suite.questions(&texts, subject.overhead()?, &|text| Ok(subject.encode(text)?))?);
+    let reader = Reader {
+        encode: &|text| Ok(subject.encode(text)?),
+        overhead: subject.overhead()?,
+        context: subject.context(),
+    };
+    questions.extend(suite.questions(&texts, reader)?);
     let header = header::header(options, &texts, &subject)?;
-    let (mut file, _) = Results::open(&options.out, &header)?;
+    let (mut file, earlier) = Results::open(&options.out, &header)?;
+    if !earlier.is_empty() {
+        let (file, count) = (options.out.display(), earlier.len());
+        eprintln!("{file} has {count} answers already; only what is missing is asked");
+    }
     run::run(
         &questions,
         &variants,
@@ -50,6 +58,9 @@ fn shown(total: usize) -> impl FnMut(Progress<'_>) {
         .with_style(style)
         .with_prefix("questions");
     let terminal = std::io::stderr().is_terminal();
+    if terminal {
+        bar.tick();
+    }
     move |progress| {
         let left = progress.left.map_or(String::new(), |left| {
             format!("about {} left", HumanDuration(left))

@@ -11,10 +11,11 @@ pub(crate) fn load(files: &ModelFiles, format: WeightFormat) -> Result<Model> {
     with_bar(&mut |progress| Ok(Model::load(files, format, progress)?))
 }
 
+/// Loads something and says how far it is: layers that are done, and all.
+pub(crate) type Loading<'a, T> = dyn FnMut(&mut dyn FnMut(usize, usize)) -> Result<T> + 'a;
+
 /// Lets `load` load something and shows how far it is.
-pub(crate) fn with_bar<T, E>(
-    load: &mut dyn FnMut(&mut dyn FnMut(usize, usize)) -> Result<T, E>,
-) -> Result<T, E> {
+pub(crate) fn with_bar<T>(load: &mut Loading<'_, T>) -> Result<T> {
     let bar = bar("loading");
     let loaded = load(&mut |done, total| {
         bar.set_length(total as u64);

@@ -65,8 +65,12 @@ impl Reference {
         let sum: f64 = pairs
             .map(|((&ours, &theirs), p)| p * (f64::from(ours) - f64::from(theirs)))
             .sum();
-        // Rounding may leave a hair below zero where both are equal.
-        (sum - self.log_sum + log_sum).max(0.0)
+        let divergence = sum - self.log_sum + log_sum;
+        // Rounding may leave a hair below zero where both are equal. `max` would turn NaN into 0.
+        match divergence < 0.0 {
+            true => 0.0,
+            false => divergence,
+        }
     }
 }
 
@@ -113,6 +117,13 @@ mod tests {
         let distance = reference.divergence(&b);
         assert!(distance > 0.1);
         assert!((distance - reference.divergence(&shifted)).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_no_agreement() {
+        let (broken, sound) = ([f32::NAN, 1.0], [0.0, 1.0]);
+        assert!(Reference::new(broken.to_vec()).divergence(&sound).is_nan());
+        assert!(Reference::new(sound.to_vec()).divergence(&broken).is_nan());
     }
 
     #[test]

@@ -5,10 +5,13 @@ mod suite;
 mod task;
 
 pub use data::{DataError, read_data};
-pub use suite::{Suite, SuiteError, Text};
+pub use suite::{Reader, Suite, SuiteError, Text};
 pub use task::{Task, UnknownTask};
 
 use crate::Sample;
+
+/// Tokens of a right answer that a teacher uses; summaries go on for hundreds.
+pub(crate) const TRUTH_TOKENS_MAX: usize = 64;
 
 /// One question of one task.
 #[derive(Debug, Clone, PartialEq)]

@@ -139,6 +139,20 @@ fn parse(file: &Path, bytes: &[u8]) -> Result<Contents, Error> {
         whole_bytes: whole as u64,
     };
     let mut seen: HashMap<Key, usize> = HashMap::new();
+    if whole == 0 && !bytes.is_empty() {
+        // Only a header that was cut off may be written over: a file of somebody else's is not.
+        match serde_json::from_slice::<Header>(bytes) {
+            Err(source) if !source.is_eof() => {
+                return Err(Error::Broken {
+                    file: file.to_owned(),
+                    line: 1,
+                    expected: "header",
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
     let lines = bytes[..whole].split_inclusive(|&byte| byte == b'\n');
     for (index, text) in lines.enumerate() {
         let line = index + 1;

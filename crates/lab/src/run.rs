@@ -43,7 +43,10 @@ pub enum Error {
     Results(#[from] results::Error),
 }
 
-/// Asks every question that `results` does not answer yet; `answer` gives one record per variant.
+/// Gives one record per variant of a question.
+pub type Answer<'a> = dyn FnMut(&Question, &[Variant]) -> Result<Vec<Record>, BoxError> + 'a;
+
+/// Asks every question that `results` does not answer yet.
 ///
 /// # Errors
 /// The first question that cannot be answered, or an answer that cannot be written, ends the run.
@@ -51,7 +54,7 @@ pub fn run(
     questions: &[Question],
     variants: &[Variant],
     results: &mut Results,
-    answer: &mut dyn FnMut(&Question, &[Variant]) -> Result<Vec<Record>, BoxError>,
+    answer: &mut Answer<'_>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), Error> {
     let open: Vec<(&Question, Vec<Variant>)> = questions

@@ -118,6 +118,11 @@ impl Served {
         &self.model.name
     }
 
+    /// Most tokens of a prompt and its answer together.
+    pub fn context(&self) -> usize {
+        self.model.context_tokens as usize
+    }
+
     /// Ids of a plain text.
     ///
     /// # Errors
@@ -146,8 +151,7 @@ impl Served {
         let Body::Sample { sample, chat } = &question.body else {
             return Err(Error::NeedsModel);
         };
-        let context = self.model.context_tokens as usize;
-        let max = context.saturating_sub(sample.max_tokens + 1);
+        let max = self.context().saturating_sub(sample.max_tokens + 1);
         let encode = |prompt: &Prompt| self.tokenize(self.form(prompt, *chat));
         let fitting = cut_to(&sample.prompt, max, &encode)??;
         let form = self.form(&fitting.prompt, *chat);
@@ -158,7 +162,9 @@ impl Served {
             }),
             max_tokens: Some(sample.max_tokens as u32),
             policy: variant.method.to_string(),
-            budget_form: variant.budget.map(|budget| BudgetForm::Budget(budget as u32)),
+            budget_form: variant
+                .budget
+                .map(|budget| BudgetForm::Budget(budget as u32)),
             ..Default::default()
         };
         let requests: Vec<_> = variants.iter().map(request).collect();

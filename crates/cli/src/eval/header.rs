@@ -1,14 +1,13 @@
 //! What makes two runs the same.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use lava_lab::question::Text;
 use lava_lab::results::{FORMAT, Header};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::options::Eval;
+use super::options::{Eval, file_name};
 use super::subject::Subject;
 
 /// Everything that changes the answer to a question. Which questions, policies and budgets are asked is
@@ -22,10 +21,9 @@ pub(super) fn header(options: &Eval, texts: &[Text], subject: &Subject) -> Resul
     for file in &options.data {
         let bytes =
             std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        inputs.insert(name(file), digest(&bytes));
+        inputs.insert(file_name(file), digest(&bytes));
     }
     let setting = |name: &str, value: String| (name.to_owned(), value);
-    let model = options.model.as_deref().unwrap_or_default();
     let where_it_ran = match &options.addr {
         Some(_) => [setting("from", "a server".to_owned())].to_vec(),
         None => vec![
@@ -36,18 +34,11 @@ pub(super) fn header(options: &Eval, texts: &[Text], subject: &Subject) -> Resul
     let continuation = setting("continuation", options.continuation.to_string());
     Ok(Header {
         lava_eval: FORMAT,
-        model: name(Path::new(model)),
+        model: subject.name().to_owned(),
         model_digest: subject.digest()?,
         commit: options.commit.clone(),
         seed: options.seed,
         texts: inputs,
         settings: where_it_ran.into_iter().chain([continuation]).collect(),
     })
-}
-
-fn name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy()
-        .into_owned()
 }

@@ -1,10 +1,12 @@
 //! Arguments of `lava eval`.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lava_lab::question::{Suite, Task, Text};
+use lava::Method;
+use lava_lab::question::{Question, Suite, Task, Text, read_data};
 
 use crate::options::{Rows, Weights};
 
@@ -25,7 +27,11 @@ pub(crate) struct Eval {
     #[arg(long, default_value_t = 4, requires = "addr", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) concurrency: u16,
     /// Policies, with settings if wanted, as in lava+sinks=4; all are those with default settings.
-    #[arg(long, value_delimiter = ',', default_value = "full,lava,snapkv,streaming-llm")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "full,lava,snapkv,streaming-llm"
+    )]
     pub(crate) policies: Vec<String>,
     /// Entries per layer and KV head, the window included, on average.
     #[arg(long, value_delimiter = ',', default_value = "128")]
@@ -39,12 +45,12 @@ pub(crate) struct Eval {
     /// Tokens of a prompt.
     #[arg(long, value_delimiter = ',', default_value = "2000")]
     pub(crate) lengths: Vec<usize>,
-    /// Places of needles, in percent of the text.
-    #[arg(long, value_delimiter = ',', default_value = "0,25,50,75,100")]
-    pub(crate) depths: Vec<f64>,
+    /// Places of needles, in whole percent of the text.
+    #[arg(long, value_delimiter = ',', default_value = "0,25,50,75,100", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) depths: Vec<u8>,
     /// Questions of each task, length and depth; of lm for each text and length; of each data set.
-    #[arg(long, default_value_t = 4)]
-    pub(crate) samples: usize,
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) samples: u32,
     /// Tokens that lm predicts after the first one.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) continuation: u32,
@@ -65,7 +71,7 @@ pub(crate) struct Eval {
     pub(crate) markdown: Option<PathBuf>,
     /// Policy that scores are compared with.
     #[arg(long, default_value = "full")]
-    pub(crate) baseline: String,
+    pub(crate) baseline: Method,
     /// Commit of this build, for the report.
     #[arg(long, default_value = concat!("version ", env!("CARGO_PKG_VERSION")))]
     pub(crate) commit: String,
@@ -82,27 +88,39 @@ impl Eval {
     pub(crate) fn suite(&self) -> Result<Suite> {
         let mut tasks: Vec<Task> = Vec::new();
         for name in &self.tasks {
-            for task in Task::named(name)? {
-                if !tasks.contains(&task) {
-                    tasks.push(task);
-                }
-            }
+            tasks.extend(Task::named(name)?);
         }
+        let tasks = once(tasks);
         if tasks.is_empty() && self.data.is_empty() {
             bail!("nothing is asked: name a task (lm, needle, ...) or give --data");
         }
-        if let Some(depth) = self.depths.iter().find(|d| !(0.0..=100.0).contains(*d)) {
-            bail!("--depths has {depth}, expected percent from 0 to 100");
+        if self.addr.is_some() && tasks.contains(&Task::Lm) {
+            bail!("lm compares likelihoods, which a server does not give: run it without --addr");
         }
+        let depths = once(self.depths.clone()).into_iter();
         Ok(Suite {
             tasks,
-            lengths: self.lengths.clone(),
-            depths: self.depths.iter().map(|depth| depth / 100.0).collect(),
-            samples: self.samples,
+            lengths: once(self.lengths.clone()),
+            depths: depths.map(|depth| f64::from(depth) / 100.0).collect(),
+            samples: self.samples as usize,
             // The first token of a continuation comes from the full prefill and is not marked.
             continuation: self.continuation as usize + 1,
             seed: self.seed,
         })
+    }
+
+    /// The questions of the data sets.
+    pub(crate) fn read_data(&self) -> Result<Vec<Question>> {
+        let mut names = BTreeSet::new();
+        let mut questions = Vec::new();
+        for file in &self.data {
+            if !names.insert(file_name(file)) {
+                let name = file_name(file);
+                bail!("--data has two files called {name}: ask each in a run with its own --out");
+            }
+            questions.extend(read_data(file, self.samples as usize)?);
+        }
+        Ok(questions)
     }
 
     /// All texts, by name.
@@ -116,18 +134,26 @@ impl Eval {
             let entries = path
                 .read_dir()
                 .with_context(|| format!("cannot list {}", path.display()))?;
+            let before = files.len();
             for entry in entries {
                 let file = entry?.path();
                 if file.extension().is_some_and(|extension| extension == "txt") {
                     files.push(file);
                 }
             }
+            if files.len() == before {
+                bail!("the folder {} has no .txt files", path.display());
+            }
         }
         files.sort();
+        files.dedup();
         let text = |file: PathBuf| {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
             let content = std::fs::read_to_string(&file)
                 .with_context(|| format!("cannot read the text {}", file.display()))?;
+            if content.trim().is_empty() {
+                bail!("the text {} is empty", file.display());
+            }
             Ok(Text {
                 name: name.into_owned(),
                 content,
@@ -135,4 +161,23 @@ impl Eval {
         };
         files.into_iter().map(text).collect()
     }
+}
+
+/// Each value once, in the order of its first time.
+fn once<T: PartialEq>(values: Vec<T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for value in values {
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    found
+}
+
+/// The last part of a path.
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }

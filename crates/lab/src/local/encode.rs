@@ -7,10 +7,7 @@ use lava_text::{Message, encode_chat};
 use super::{Error, Local};
 use crate::Prompt;
 use crate::cut::cut_to;
-use crate::question::{Body, Question};
-
-/// Tokens of a right answer that a teacher uses; summaries go on for hundreds.
-const TRUTH_MAX: usize = 64;
+use crate::question::{Body, Question, TRUTH_TOKENS_MAX};
 
 /// Tokens of the beginnings of answers.
 const LEAD_TOKENS: usize = 12;
@@ -37,15 +34,15 @@ pub(super) fn encode(local: &Local, question: &Question) -> Result<Encoded, Erro
             prompt,
             continuation,
         } => Ok(Encoded {
-            prompt: prompt.clone(),
+            prompt: begun(local, prompt)?,
             truth: continuation.clone(),
             max_tokens: 0,
         }),
         Body::Sample { sample, chat } => {
             let mut truth = local.encode(&sample.truth)?;
-            truth.truncate(TRUTH_MAX);
+            truth.truncate(TRUTH_TOKENS_MAX);
             let appended = truth.len().max(sample.max_tokens);
-            let room = local.model.config().positions_max();
+            let room = local.context();
             let max = room.saturating_sub(appended + 1);
             let fitting = cut_to(&sample.prompt, max, &|prompt| ids(local, prompt, *chat))??;
             Ok(Encoded {
@@ -55,6 +52,14 @@ pub(super) fn encode(local: &Local, question: &Question) -> Result<Encoded, Erro
             })
         }
     }
+}
+
+/// The ids of a piece of text behind what the model wants in front of every text, which takes the place
+/// of as many ids, so that the length stays.
+fn begun(local: &Local, ids: &[u32]) -> Result<Vec<u32>, Error> {
+    let mut begun = local.tokenizer.encode("", true)?;
+    begun.extend(ids.iter().skip(begun.len()));
+    Ok(begun)
 }
 
 pub(super) fn overhead(local: &Local) -> Result<usize, Error> {
@@ -68,6 +73,8 @@ pub(super) fn overhead(local: &Local) -> Result<usize, Error> {
 fn ids(local: &Local, prompt: &Prompt, chat: bool) -> Result<Vec<u32>, Error> {
     let text = prompt.joined();
     let mut ids = match local.template.as_ref().filter(|_| chat) {
+        // Without a template the answer begins on a line of its own.
+        None if !prompt.lead.is_empty() => local.tokenizer.encode(&format!("{text}\n"), true)?,
         None => local.tokenizer.encode(&text, true)?,
         Some(template) => {
             let message = Message {

@@ -1,5 +1,6 @@
 //! Published data sets, by the names of their files.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -21,6 +22,14 @@ pub enum DataError {
         /// Which file.
         file: PathBuf,
     },
+    /// Two samples have one id, so that nobody could tell their answers apart.
+    #[error("{}: two samples have the id {id:?}", file.display())]
+    SameId {
+        /// Which file.
+        file: PathBuf,
+        /// Of both.
+        id: String,
+    },
     /// The file cannot be read, or a line is broken.
     #[error(transparent)]
     Line(#[from] LineError),
@@ -30,7 +39,7 @@ pub enum DataError {
 ///
 /// # Errors
 /// The name is no data set's; the file cannot be read, or a line is broken: then file and line are
-/// named.
+/// named; two samples have one id.
 pub fn read_data(file: &Path, samples_max: usize) -> Result<Vec<Question>, DataError> {
     let name = file.file_stem().and_then(|stem| stem.to_str());
     let name = name.unwrap_or_default();
@@ -42,6 +51,13 @@ pub fn read_data(file: &Path, samples_max: usize) -> Result<Vec<Question>, DataE
         let file = file.to_owned();
         return Err(DataError::UnknownSet { file });
     };
+    let mut ids = BTreeSet::new();
+    if let Some(twice) = samples.iter().find(|sample| !ids.insert(&sample.id)) {
+        return Err(DataError::SameId {
+            file: file.to_owned(),
+            id: twice.id.clone(),
+        });
+    }
     let question = |sample: crate::Sample| Question {
         task: name.to_owned(),
         id: sample.id.clone(),
@@ -64,5 +80,19 @@ mod tests {
         assert!(message.starts_with("x/hotpot.jsonl: the name"), "{message}");
         assert!(message.contains("hotpotqa, "), "{message}");
         assert!(message.contains("passkey, "), "{message}");
+    }
+
+    #[test]
+    fn two_samples_with_one_id_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("passkey.jsonl");
+        let line = "{\"id\": 7, \"context\": \"c\", \"input\": \"i\", \"answer\": \"1\"}\n";
+        std::fs::write(&file, line.repeat(2)).unwrap();
+        let message = read_data(&file, 2).unwrap_err().to_string();
+        assert!(
+            message.ends_with("two samples have the id \"passkey-7\""),
+            "{message}"
+        );
+        assert_eq!(read_data(&file, 1).unwrap().len(), 1);
     }
 }

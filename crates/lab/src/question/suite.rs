@@ -1,10 +1,11 @@
 //! Questions made from texts and a seed, by length and depth.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-use super::{Body, Question, Task};
+use super::{Body, Question, TRUTH_TOKENS_MAX, Task};
 use crate::tasks::{
     self, Ask, CommonWords, Cut, Filler, FrequentWords, KeyValue, Needle, Variables,
 };
@@ -36,40 +37,110 @@ pub struct Text {
     pub content: String,
 }
 
+/// What the model that is asked makes of texts.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    /// Ids of a plain text.
+    pub encode: &'a dyn Fn(&str) -> Result<Vec<u32>, BoxError>,
+    /// Tokens that a prompt costs beyond its text.
+    pub overhead: usize,
+    /// Most tokens of a prompt and its answer together.
+    pub context: usize,
+}
+
 /// Why a suite cannot be made.
 #[derive(Debug, Error)]
 pub enum SuiteError {
     /// A task needs a text and there is none.
-    #[error("{task} needs a text: give one")]
+    #[error("{task} needs a text: give one with --texts")]
     NoText {
         /// Which task.
         task: &'static str,
     },
+    /// Ids could not tell two texts apart.
+    #[error("two texts are called {name:?}, and ids are made of names: rename one")]
+    SameName {
+        /// Of both.
+        name: String,
+    },
+    /// A text has not one window of a prompt and its continuation.
+    #[error(
+        "the text {text:?} has {found} tokens, expected {expected} at least ({length} and {continuation} to predict): leave it out, or ask for shorter --lengths"
+    )]
+    ShortText {
+        /// Its name.
+        text: String,
+        /// Its tokens.
+        found: usize,
+        /// Tokens of a window.
+        expected: usize,
+        /// Of the window's prompt.
+        length: usize,
+        /// Of what follows.
+        continuation: usize,
+    },
+    /// The model cannot read so much; a prompt that is cut may lose what is asked for.
+    #[error(
+        "{task} of length {length} takes {found} tokens with its answer, and the model's context is {context}: ask for at most {}",
+        context.saturating_sub(found - length)
+    )]
+    Context {
+        /// Which task.
+        task: &'static str,
+        /// The length that was asked for.
+        length: usize,
+        /// With the answer.
+        found: usize,
+        /// What the model has.
+        context: usize,
+    },
     /// A setting is wrong, or a length too short.
-    #[error(transparent)]
-    Setting(#[from] tasks::Error),
+    #[error("{task} of length {length}")]
+    Setting {
+        /// Which task.
+        task: &'static str,
+        /// The length that was asked for.
+        length: usize,
+        /// What is wrong.
+        source: tasks::Error,
+    },
     /// A text cannot be encoded.
     #[error(transparent)]
     Encode(BoxError),
 }
 
 impl Suite {
-    /// All questions, task by task. `encode` gives the ids of a plain text; `overhead` is what a
-    /// prompt costs beyond its text.
+    /// Checks what can be checked before there is a model.
     ///
     /// # Errors
-    /// A task has no text or a wrong setting, or `encode` failed.
+    /// A task has no text, or two texts have one name.
+    pub fn check(&self, texts: &[Text]) -> Result<(), SuiteError> {
+        let mut names = BTreeSet::new();
+        if let Some(twice) = texts.iter().find(|text| !names.insert(&text.name)) {
+            let name = twice.name.clone();
+            return Err(SuiteError::SameName { name });
+        }
+        match self.tasks.iter().find(|task| task.needs_text()) {
+            Some(task) if texts.is_empty() => Err(SuiteError::NoText { task: task.name() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// All questions, task by task.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check); a length that a task, a text or the model has no room for, another wrong
+    /// setting, or a text that cannot be encoded.
     pub fn questions(
         &self,
         texts: &[Text],
-        overhead: usize,
-        encode: &dyn Fn(&str) -> Result<Vec<u32>, BoxError>,
+        reader: Reader<'_>,
     ) -> Result<Vec<Question>, SuiteError> {
+        self.check(texts)?;
         let maker = Maker {
             suite: self,
             texts,
-            overhead,
-            encode,
+            reader,
             failed: RefCell::new(None),
         };
         let mut questions = Vec::new();
@@ -87,9 +158,9 @@ impl Suite {
 
 struct Maker<'a> {
     suite: &'a Suite,
+    /// Not empty where a task needs one.
     texts: &'a [Text],
-    overhead: usize,
-    encode: &'a dyn Fn(&str) -> Result<Vec<u32>, BoxError>,
+    reader: Reader<'a>,
     /// The first failure of a count, which cannot return one.
     failed: RefCell<Option<BoxError>>,
 }
@@ -97,18 +168,26 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn windows(&self, length: usize) -> Result<Vec<Question>, SuiteError> {
         let mut questions = Vec::new();
-        if self.texts.is_empty() {
-            return Err(SuiteError::NoText { task: "lm" });
-        }
+        let continuation = self.suite.continuation;
+        self.check_context(Task::Lm, length, continuation)?;
         for text in self.texts {
-            let ids = (self.encode)(&text.content).map_err(SuiteError::Encode)?;
+            let ids = (self.reader.encode)(&text.content).map_err(SuiteError::Encode)?;
             let cut = Cut {
                 prompt_tokens: length,
-                continuation_tokens: self.suite.continuation,
+                continuation_tokens: continuation,
                 windows: self.suite.samples,
                 seed: self.suite.seed,
             };
-            let windows = tasks::windows(&ids, cut)?;
+            let windows = tasks::windows(&ids, cut).map_err(|source| match source {
+                tasks::Error::TooShort { asked, needed, .. } => SuiteError::ShortText {
+                    text: text.name.clone(),
+                    found: asked,
+                    expected: needed,
+                    length,
+                    continuation,
+                },
+                source => setting(Task::Lm, length)(source),
+            })?;
             questions.extend(windows.into_iter().map(|window| Question {
                 task: "lm".to_owned(),
                 id: format!("{}-{length}-{}", text.name, window.start),
@@ -151,8 +230,8 @@ impl Maker<'_> {
         depth: f64,
         index: usize,
     ) -> Result<Sample, SuiteError> {
-        let count_tokens = |text: &str| match (self.encode)(text) {
-            Ok(ids) => ids.len() + self.overhead,
+        let count_tokens = |text: &str| match (self.reader.encode)(text) {
+            Ok(ids) => ids.len() + self.reader.overhead,
             Err(error) => {
                 self.failed.borrow_mut().get_or_insert(error);
                 usize::MAX
@@ -164,12 +243,9 @@ impl Maker<'_> {
             index,
             count_tokens: &count_tokens,
         };
-        let filler = || match self.texts {
-            [] => Err(SuiteError::NoText { task: task.name() }),
-            texts => Ok(Filler::new(&texts[index % texts.len()].content)?),
-        };
+        let filler = || Filler::new(&self.texts[index % self.texts.len()].content);
         let needles = |needles| Needle { depth, needles };
-        let sample = match task {
+        let make = || match task {
             Task::Lm => unreachable!("lm is cut, not made"),
             Task::Needle => needles(1).sample(&filler()?, &ask),
             Task::Needles => needles(4).sample(&filler()?, &ask),
@@ -179,10 +255,36 @@ impl Maker<'_> {
             Task::CommonWords => CommonWords.sample(&filler()?, &ask),
             Task::FrequentWords => FrequentWords.sample(&ask),
         };
-        match self.failed.take() {
-            Some(error) => Err(SuiteError::Encode(error)),
-            None => Ok(sample?),
+        let sample = make();
+        if let Some(error) = self.failed.take() {
+            return Err(SuiteError::Encode(error));
         }
+        let sample = sample.map_err(setting(task, length))?;
+        // One token is left, whatever the answer.
+        let answer = sample.max_tokens.max(TRUTH_TOKENS_MAX) + 1;
+        self.check_context(task, length, answer)?;
+        Ok(sample)
+    }
+
+    fn check_context(&self, task: Task, length: usize, answer: usize) -> Result<(), SuiteError> {
+        let (found, context) = (length.saturating_add(answer), self.reader.context);
+        match found > context {
+            true => Err(SuiteError::Context {
+                task: task.name(),
+                length,
+                found,
+                context,
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+fn setting(task: Task, length: usize) -> impl Fn(tasks::Error) -> SuiteError {
+    move |source| SuiteError::Setting {
+        task: task.name(),
+        length,
+        source,
     }
 }
 
@@ -194,6 +296,12 @@ mod tests {
     fn encode(text: &str) -> Result<Vec<u32>, BoxError> {
         Ok((0..text.split_whitespace().count() as u32).collect())
     }
+
+    const READER: Reader<'_> = Reader {
+        encode: &encode,
+        overhead: 20,
+        context: 700,
+    };
 
     fn suite(tasks: &[Task]) -> Suite {
         Suite {
@@ -218,7 +326,7 @@ mod tests {
     fn every_task_length_depth_and_text_is_asked() {
         let counts = [(Task::Lm, 8), (Task::Needle, 12), (Task::Variables, 4)];
         for (task, count) in counts {
-            let found = suite(&[task]).questions(&texts(), 20, &encode).unwrap();
+            let found = suite(&[task]).questions(&texts(), READER).unwrap();
             assert_eq!(found.len(), count, "{task:?}");
             let ids: std::collections::BTreeSet<_> = found.iter().map(|q| &q.id).collect();
             assert_eq!(ids.len(), count, "{task:?}");
@@ -227,7 +335,11 @@ mod tests {
 
     #[test]
     fn every_task_makes_questions_that_fit() {
-        let all = suite(&Task::all()).questions(&texts(), 20, &encode).unwrap();
+        let reader = Reader {
+            context: 900,
+            ..READER
+        };
+        let all = suite(&Task::all()).questions(&texts(), reader).unwrap();
         for question in all {
             if let Body::Sample { sample, .. } = question.body {
                 let tokens = encode(&sample.prompt.joined()).unwrap().len() + 20;
@@ -237,15 +349,67 @@ mod tests {
         }
     }
 
+    #[track_caller]
+    fn refused(suite: &Suite, texts: &[Text], reader: Reader<'_>, expected: &str) {
+        let error = suite.questions(texts, reader).unwrap_err();
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        assert_eq!(error.to_string() + &cause.unwrap_or_default(), expected);
+    }
+
     #[test]
-    fn a_task_without_a_text_and_a_text_that_cannot_be_encoded_are_named() {
-        let none = suite(&[Task::Needle]).questions(&[], 0, &encode);
-        assert_eq!(
-            none.unwrap_err().to_string(),
-            "needle needs a text: give one"
+    fn what_cannot_be_asked_is_named() {
+        let all = texts();
+        refused(
+            &suite(&[Task::KeyValue, Task::Needle]),
+            &[],
+            READER,
+            "needle needs a text: give one with --texts",
+        );
+        refused(
+            &suite(&[Task::Lm]),
+            &[all[0].clone(), all[0].clone()],
+            READER,
+            "two texts are called \"a\", and ids are made of names: rename one",
+        );
+        let short = Text {
+            name: "short".to_owned(),
+            content: "One two.".to_owned(),
+        };
+        refused(
+            &suite(&[Task::Lm]),
+            &[short],
+            READER,
+            "the text \"short\" has 2 tokens, expected 308 at least (300 and 8 to predict): leave it out, or ask for shorter --lengths",
         );
         let broken = |_: &str| Err::<Vec<u32>, _>("broken".into());
-        let failed = suite(&[Task::KeyValue]).questions(&[], 0, &broken);
-        assert_eq!(failed.unwrap_err().to_string(), "broken");
+        let reader = Reader {
+            encode: &broken,
+            ..READER
+        };
+        refused(&suite(&[Task::KeyValue]), &[], reader, "broken");
+    }
+
+    #[test]
+    fn a_length_that_a_task_or_the_model_has_no_room_for_is_named() {
+        let of = |task: Task, length: usize| Suite {
+            lengths: vec![length],
+            ..suite(&[task])
+        };
+        refused(
+            &of(Task::Needles, 30),
+            &texts(),
+            READER,
+            "needles of length 30: needle needs 63 tokens at least, and 30 were asked for",
+        );
+        // The last length that fits, and the first that does not.
+        for (task, last) in [(Task::Lm, 692), (Task::Needle, 635), (Task::Needles, 571)] {
+            of(task, last).questions(&texts(), READER).unwrap();
+            let error = of(task, last + 1).questions(&texts(), READER).unwrap_err();
+            let message = error.to_string();
+            let advice = format!(
+                "takes 701 tokens with its answer, and the model's context is 700: ask for at most {last}"
+            );
+            assert!(message.ends_with(&advice), "{message}");
+        }
     }
 }

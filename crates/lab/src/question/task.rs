@@ -44,7 +44,20 @@ impl Task {
         let [a, b, c, d, e, f, g, h] = Niah::all().map(Task::Niah);
         use Task::{CommonWords, FrequentWords, KeyValue, Lm, Needle, Needles, Variables};
         [
-            Lm, Needle, Needles, KeyValue, a, b, c, d, e, f, g, h, Variables, CommonWords,
+            Lm,
+            Needle,
+            Needles,
+            KeyValue,
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            g,
+            h,
+            Variables,
+            CommonWords,
             FrequentWords,
         ]
     }
@@ -73,6 +86,11 @@ impl Task {
             "ruler" => Ok(Task::all().into_iter().filter(|t| t.is_ruler()).collect()),
             name => Ok(vec![name.parse()?]),
         }
+    }
+
+    /// Whether it is made of a text; the others are made of words of their own.
+    pub(super) fn needs_text(self) -> bool {
+        !matches!(self, Task::KeyValue | Task::FrequentWords)
     }
 
     fn is_ruler(self) -> bool {

@@ -160,7 +160,15 @@ impl Niah {
 
         let build = |units: usize| Draft {
             prompt: Prompt {
-                context: self.context(filler, start, units, &needles, ask, &id),
+                context: match self.haystack {
+                    Haystack::Text => insert(&filler.piece(start, units), &needles),
+                    Haystack::Repeat => insert(&repeated(filler, start, units), &needles),
+                    Haystack::Needles => {
+                        let others = self.distractors(&keys, units, ask.dice(&id, "distractors"));
+                        let others: Vec<&str> = others.iter().map(String::as_str).collect();
+                        insert(&others, &needles)
+                    }
+                },
                 question: question.clone(),
                 lead: "The values are".to_owned(),
             },
@@ -178,36 +186,23 @@ impl Niah {
         )
     }
 
-    fn context(
-        &self,
-        filler: &Filler,
-        start: usize,
-        units: usize,
-        needles: &[(f64, String)],
-        ask: &Ask<'_>,
-        id: &str,
-    ) -> String {
-        match self.haystack {
-            Haystack::Text => insert(&filler.piece(start, units), needles),
-            Haystack::Repeat => {
-                let period = filler.piece(start, REPEATED_WORDS.min(units));
-                let around: Vec<&str> = period.iter().copied().cycle().take(units).collect();
-                insert(&around, needles)
+    /// Needles that nobody asks for.
+    fn distractors(&self, asked: &[String], count: usize, mut dice: Dice) -> Vec<String> {
+        let mut other = || {
+            // Another value of a key that is asked for would be a right answer too.
+            let mut key = self.key.draw(&mut dice);
+            while asked.contains(&key) {
+                key = self.key.draw(&mut dice);
             }
-            Haystack::Needles => {
-                let mut dice = ask.dice(id, "distractors");
-                let others: Vec<String> = (0..units)
-                    .map(|_| {
-                        let key = self.key.draw(&mut dice);
-                        let value = self.value.draw(&mut dice);
-                        sentence(&key, &value)
-                    })
-                    .collect();
-                let others: Vec<&str> = others.iter().map(String::as_str).collect();
-                insert(&others, needles)
-            }
-        }
+            sentence(&key, &self.value.draw(&mut dice))
+        };
+        (0..count).map(|_| other()).collect()
     }
+}
+
+fn repeated(filler: &Filler, start: usize, count: usize) -> Vec<&str> {
+    let period = filler.piece(start, REPEATED_WORDS.min(count));
+    period.iter().copied().cycle().take(count).collect()
 }
 
 const REPEATED_WORDS: usize = 30;
