@@ -7,6 +7,7 @@ mod bad_input;
 mod budgets;
 mod clients;
 mod cluster;
+mod eval;
 mod fleet;
 mod load;
 mod policies;

@@ -134,6 +134,18 @@ fn a_line_that_is_damaged_elsewhere_is_named() {
 }
 
 #[test]
+fn a_file_of_somebody_else_is_not_written_over() {
+    let place = place();
+    // Without an end of line, all of it is a last line that could have been cut off.
+    for content in ["my notes", "{\"a\": 1}", "17", "GGUF\u{3}"] {
+        fs::write(&place.file, content).unwrap();
+        let refusal = Results::open(&place.file, &header()).unwrap_err();
+        assert!(refusal.to_string().contains(":1: no header: "), "{refusal}");
+        assert_eq!(fs::read_to_string(&place.file).unwrap(), content);
+    }
+}
+
+#[test]
 fn a_run_with_other_settings_is_refused_and_told_which() {
     let place = written(&["s1"]);
     let mut other = header();

@@ -57,6 +57,26 @@ fn ask(length: usize, seed: u64, index: usize, count: &dyn Fn(&str) -> usize) ->
 }
 
 #[test]
+fn nobody_else_has_the_key_that_is_asked_for() {
+    let needles = Niah::all()
+        .into_iter()
+        .find(|niah| niah.name == "niah_multikey_2");
+    // There are 1600 keys, and about as many sentences: one in two texts would have it twice.
+    for index in 0..8 {
+        let sample = needles
+            .unwrap()
+            .sample(&filler(), &ask(14_000, 1, index, &quarters));
+        let prompt = sample.unwrap().prompt;
+        let rest = prompt
+            .question
+            .strip_prefix("Which values does the text give for ");
+        let (key, _) = rest.unwrap().split_once('?').unwrap();
+        let beginning = format!("One value of {key} is ");
+        assert_eq!(prompt.context.matches(&beginning).count(), 1, "{key}");
+    }
+}
+
+#[test]
 fn a_seed_gives_the_same_samples_and_another_one_others() {
     let filler = filler();
     for make in makers() {
