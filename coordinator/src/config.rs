@@ -160,7 +160,7 @@ impl Default for LimitsConfig {
 impl Default for DefaultsConfig {
     fn default() -> DefaultsConfig {
         DefaultsConfig {
-            policy: "lava".to_owned(),
+            policy: "lava-peaks".to_owned(),
             budget: Budget::Entries(1024),
         }
     }

@@ -28,7 +28,9 @@ pub(crate) fn run(options: &Eval) -> Result<()> {
     }
 
     let subject = Subject::open(options)?;
-    questions.extend(suite.questions(&texts, subject.overhead()?, &|text| Ok(subject.encode(text)?))?);
+    questions.extend(suite.questions(&texts, subject.overhead()?, &|text| {
+        Ok(subject.encode(text)?)
+    })?);
     let header = header::header(options, &texts, &subject)?;
     let (mut file, _) = Results::open(&options.out, &header)?;
     run::run(

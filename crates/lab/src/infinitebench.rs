@@ -207,7 +207,9 @@ pub fn read(task: &Task, file: &Path, samples_max: usize) -> Result<Vec<Sample>,
                 question,
                 lead: String::new(),
             },
-            truth: answers.first().map_or(String::new(), |first| format!(" {first}")),
+            truth: answers
+                .first()
+                .map_or(String::new(), |first| format!(" {first}")),
             answers,
             metric: task.metric.clone(),
             depth: None,

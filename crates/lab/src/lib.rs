@@ -51,8 +51,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub use cut::QuestionTooLong;
 pub use jsonl::{LINE_BYTES_MAX, LineError};
-pub use metrics::Metric;
 pub use local::Local;
-pub use served::Served;
+pub use metrics::Metric;
 pub use sample::{Prompt, Sample};
+pub use served::Served;
 pub use variant::{Error as VariantError, Variant};

@@ -104,11 +104,7 @@ impl Local {
     ///
     /// # Errors
     /// The question cannot be encoded or does not fit the model, or a variant cannot run.
-    pub fn answer(
-        &self,
-        question: &Question,
-        variants: &[Variant],
-    ) -> Result<Vec<Record>, Error> {
+    pub fn answer(&self, question: &Question, variants: &[Variant]) -> Result<Vec<Record>, Error> {
         let encoded = encode::encode(self, question)?;
         let mut run = self.prefill(&encoded, variants)?;
         let mut records: Vec<Record> = variants
@@ -157,12 +153,7 @@ impl Local {
 
     /// Makes every cache read the true answer and marks what it would have said. The first token is
     /// not marked: it comes from the full prefill whatever is evicted.
-    fn teach(
-        &self,
-        truth: &[u32],
-        run: &mut Run,
-        records: &mut [Record],
-    ) -> Result<(), Error> {
+    fn teach(&self, truth: &[u32], run: &mut Run, records: &mut [Record]) -> Result<(), Error> {
         let marks: Vec<_> = run.all.iter().map(|one| one.cache.mark()).collect();
         let mut sums = vec![Sums::default(); records.len()];
         for pair in truth.windows(2) {
@@ -231,9 +222,7 @@ impl Local {
         tokens: &[u32],
     ) -> Result<Vec<Vec<f32>>, Error> {
         let turns = caches.iter_mut().zip(tokens);
-        let mut batch: Vec<Turn<'_>> = turns
-            .map(|(cache, &token)| Turn { token, cache })
-            .collect();
+        let mut batch: Vec<Turn<'_>> = turns.map(|(cache, &token)| Turn { token, cache }).collect();
         Ok(self.model.step(&mut batch)?)
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lava_proto::v1;
+use lava_proto::v1::generate_request::BudgetForm;
 use lava_proto::v1::inference_client::InferenceClient;
 use thiserror::Error;
 use tokio::runtime::Runtime;
@@ -157,7 +158,9 @@ impl Served {
             }),
             max_tokens: Some(sample.max_tokens as u32),
             policy: variant.method.to_string(),
-            budget: variant.budget.map(|budget| budget as u32),
+            budget_form: variant
+                .budget
+                .map(|budget| BudgetForm::Budget(budget as u32)),
             ..Default::default()
         };
         let requests: Vec<_> = variants.iter().map(request).collect();

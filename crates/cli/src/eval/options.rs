@@ -25,7 +25,11 @@ pub(crate) struct Eval {
     #[arg(long, default_value_t = 4, requires = "addr", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) concurrency: u16,
     /// Policies, with settings if wanted, as in lava+sinks=4; all are those with default settings.
-    #[arg(long, value_delimiter = ',', default_value = "full,lava,snapkv,streaming-llm")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "full,lava-peaks,lava,snapkv,streaming-llm"
+    )]
     pub(crate) policies: Vec<String>,
     /// Entries per layer and KV head, the window included, on average.
     #[arg(long, value_delimiter = ',', default_value = "128")]

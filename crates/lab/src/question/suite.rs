@@ -227,7 +227,9 @@ mod tests {
 
     #[test]
     fn every_task_makes_questions_that_fit() {
-        let all = suite(&Task::all()).questions(&texts(), 20, &encode).unwrap();
+        let all = suite(&Task::all())
+            .questions(&texts(), 20, &encode)
+            .unwrap();
         for question in all {
             if let Body::Sample { sample, .. } = question.body {
                 let tokens = encode(&sample.prompt.joined()).unwrap().len() + 20;

@@ -44,7 +44,20 @@ impl Task {
         let [a, b, c, d, e, f, g, h] = Niah::all().map(Task::Niah);
         use Task::{CommonWords, FrequentWords, KeyValue, Lm, Needle, Needles, Variables};
         [
-            Lm, Needle, Needles, KeyValue, a, b, c, d, e, f, g, h, Variables, CommonWords,
+            Lm,
+            Needle,
+            Needles,
+            KeyValue,
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            g,
+            h,
+            Variables,
+            CommonWords,
             FrequentWords,
         ]
     }
