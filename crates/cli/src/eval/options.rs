@@ -67,6 +67,9 @@ pub(crate) struct Eval {
     /// Write the table as Markdown.
     #[arg(long)]
     pub(crate) markdown: Option<PathBuf>,
+    /// Write one Markdown table per task and measure, policies down and budgets across.
+    #[arg(long)]
+    pub(crate) tables: Option<PathBuf>,
     /// Policy that scores are compared with.
     #[arg(long, default_value = "full")]
     pub(crate) baseline: String,

@@ -14,6 +14,7 @@ pub(super) fn write(options: &Eval, header: &Header, records: &[Record]) -> Resu
     let files = [
         (&options.json, report::json(&summary)),
         (&options.markdown, report::markdown(&summary)),
+        (&options.tables, report::pivots(&summary)),
         (&options.html, report::html(&title(header), &summary)),
     ];
     for (file, content) in files {
