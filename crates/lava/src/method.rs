@@ -61,7 +61,7 @@ impl Method {
             // that goes on, a wide foot of each strong one for what has to be quoted.
             Policy::LavaPeaks => Config {
                 score: Score::MaxClamp,
-                kernel: 31,
+                kernel: 41,
                 shoulder_milli: 50,
                 ..paper
             },

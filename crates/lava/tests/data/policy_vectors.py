@@ -232,7 +232,7 @@ def text(c, o):
 DEFAULTS = dict(sinks=0, window=32, kernel=7, pool="max", gqa="max", alpha=200, score="lava", floor=0, weight="entropy",
                 beta=20, tau1=1000, tau2=1000, gamma=200000, observers=0, shoulder=1000)
 # Policies with defaults of their own.
-OWN = {"streaming-llm": dict(sinks=4), "lava-peaks": dict(score="max-clamp", kernel=31, shoulder=50)}
+OWN = {"streaming-llm": dict(sinks=4), "lava-peaks": dict(score="max-clamp", kernel=41, shoulder=50)}
 
 
 def case(policy, score, seed):
@@ -258,7 +258,7 @@ def case(policy, score, seed):
     # pyramids are limited by what there is.
     room = N - 1 - least
     b = least + pick(g.u64() % (room + 1), g.u64() % (room // 4 + 1), room - g.u64() % (room // 4 + 1))
-    c = ref.Cfg(window=w, kernel=31 if policy == "lava-peaks" else pick(1, 3, 5, 7), pool=pick("max", "avg", "none"), base_capacity=b,
+    c = ref.Cfg(window=w, kernel=41 if policy == "lava-peaks" else pick(1, 3, 5, 7), pool=pick("max", "avg", "none"), base_capacity=b,
                 gqa=pick("max", "mean") if lava_like and "clamp" not in score else "max",
                 alpha=pick(0, 100, 200, 333, 500, 1000) / 1000)
     model = ref.toy_model(seed, L, H * G, H, N, d)
