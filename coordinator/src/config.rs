@@ -526,7 +526,7 @@ mod tests {
         check_refused(
             &["defaults.policy=magic"],
             expect![[
-                r#"`defaults.policy` is "magic", expected a method (unknown policy "magic"; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random)"#
+                r#"`defaults.policy` is "magic", expected a method (unknown policy "magic"; known are full, lava, lava-exact, lava-paper, lava-code, lava-peaks, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random)"#
             ]],
         );
         check_refused(
