@@ -26,7 +26,9 @@ struct Part {
     name: &'static str,
     model: Model,
     texts: Texts,
-    /// Of `lava eval`.
+    /// Policies and budgets.
+    variants: [&'static str; 4],
+    /// Tasks and sizes.
     arguments: &'static [&'static str],
 }
 
@@ -62,124 +64,65 @@ const STEPS: &str = "lava,lava+kernel=1,lava+kernel=41,lava+kernel=41+shoulder=5
     lava-peaks+score=value-output,lava-peaks+score=rms-value-output+sinks=4,\
     lava-peaks+score=max-clamp-value-output+sinks=4,cake+kernel=1,ada-snapkv+kernel=1";
 
+const ALL: [&str; 4] = ["--policies", "all", "--budgets", "64,128,256,512"];
+const OF_STEPS: [&str; 4] = ["--policies", STEPS, "--budgets", "128"];
+
 const PARTS: [Part; 8] = [
     Part {
         name: "smollm2-text",
         model: Model::Smol,
         texts: Texts::Unseen,
-        arguments: &[
-            "lm",
-            "--policies",
-            "all",
-            "--budgets",
-            "64,128,256,512",
-            "--samples",
-            "8",
-        ],
-    },
-    Part {
-        name: "smollm2-needles",
-        model: Model::Smol,
-        texts: Texts::Unseen,
-        arguments: &[
-            "needle",
-            "needles",
-            "kv",
-            "--policies",
-            "all",
-            "--budgets",
-            "64,128,256,512",
-            "--samples",
-            "2",
-        ],
-    },
-    Part {
-        name: "steps-chosen-text",
-        model: Model::Smol,
-        texts: Texts::Chosen,
-        arguments: &[
-            "lm",
-            "--policies",
-            STEPS,
-            "--budgets",
-            "128",
-            "--samples",
-            "8",
-        ],
+        variants: ALL,
+        arguments: &["lm", "--samples", "4"],
     },
     Part {
         name: "steps-unseen-text",
         model: Model::Smol,
         texts: Texts::Unseen,
-        arguments: &[
-            "lm",
-            "--policies",
-            STEPS,
-            "--budgets",
-            "128",
-            "--samples",
-            "8",
-        ],
-    },
-    Part {
-        name: "steps-chosen-needles",
-        model: Model::Smol,
-        texts: Texts::Chosen,
-        arguments: &[
-            "needle",
-            "kv",
-            "--policies",
-            STEPS,
-            "--budgets",
-            "128",
-            "--samples",
-            "3",
-        ],
+        variants: OF_STEPS,
+        arguments: &["lm", "--samples", "8"],
     },
     Part {
         name: "steps-unseen-needles",
         model: Model::Smol,
         texts: Texts::Unseen,
-        arguments: &[
-            "needle",
-            "kv",
-            "--policies",
-            STEPS,
-            "--budgets",
-            "128",
-            "--samples",
-            "3",
-        ],
+        variants: OF_STEPS,
+        arguments: &["needle", "kv", "--samples", "2"],
+    },
+    Part {
+        name: "steps-chosen-text",
+        model: Model::Smol,
+        texts: Texts::Chosen,
+        variants: OF_STEPS,
+        arguments: &["lm", "--samples", "4"],
+    },
+    Part {
+        name: "steps-chosen-needles",
+        model: Model::Smol,
+        texts: Texts::Chosen,
+        variants: OF_STEPS,
+        arguments: &["needle", "kv", "--samples", "1"],
     },
     Part {
         name: "qwen2-text",
         model: Model::Qwen,
         texts: Texts::Unseen,
-        arguments: &[
-            "lm",
-            "--policies",
-            "all",
-            "--budgets",
-            "64,128,256,512",
-            "--samples",
-            "2",
-            "--continuation",
-            "32",
-        ],
+        variants: ALL,
+        arguments: &["lm", "--samples", "1", "--continuation", "32"],
+    },
+    Part {
+        name: "smollm2-needles",
+        model: Model::Smol,
+        texts: Texts::Unseen,
+        variants: ALL,
+        arguments: &["needle", "needles", "kv", "--samples", "1"],
     },
     Part {
         name: "qwen2-needles",
         model: Model::Qwen,
         texts: Texts::Unseen,
-        arguments: &[
-            "needle",
-            "--policies",
-            "all",
-            "--budgets",
-            "64,128,256,512",
-            "--samples",
-            "1",
-        ],
+        variants: ALL,
+        arguments: &["needle", "--samples", "1", "--depths", "10,50,90"],
     },
 ];
 
@@ -196,7 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{}", part.name);
         let tables = out.join(part.name).with_extension("md");
         let mut eval = Command::new(&lava);
-        eval.arg("eval").args(part.arguments);
+        eval.arg("eval").args(part.arguments).args(part.variants);
         eval.arg("--model").arg(models.join(part.model.file()));
         eval.arg("--texts").arg(part.texts.list(&options.texts)?);
         eval.args(["--baseline", "lava-exact", "--commit", &commit]);
@@ -206,7 +149,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         shell::run(eval.arg("--tables").arg(&tables))?;
         let tables = std::fs::read_to_string(&tables)?;
-        let command = format!("`lava eval {}`, commit {commit}", part.arguments.join(" "));
+        let arguments = part.arguments.join(" ");
+        let command = format!("`lava eval {arguments}` ..., commit {commit}");
         fill(part.name, &format!("{command}\n\n{tables}"))?;
     }
     println!("pages and records are in {}", out.display());
