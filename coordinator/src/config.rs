@@ -160,7 +160,7 @@ impl Default for LimitsConfig {
 impl Default for DefaultsConfig {
     fn default() -> DefaultsConfig {
         DefaultsConfig {
-            policy: "lava".to_owned(),
+            policy: "lava-peaks".to_owned(),
             budget: Budget::Entries(1024),
         }
     }
@@ -526,7 +526,7 @@ mod tests {
         check_refused(
             &["defaults.policy=magic"],
             expect![[
-                r#"`defaults.policy` is "magic", expected a method (unknown policy "magic"; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random)"#
+                r#"`defaults.policy` is "magic", expected a method (unknown policy "magic"; known are full, lava, lava-exact, lava-paper, lava-code, lava-peaks, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random)"#
             ]],
         );
         check_refused(

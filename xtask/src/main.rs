@@ -1,4 +1,4 @@
-//! The one door for developers: `cargo xtask demo | cluster | test | ci | tidy | codegen | golden`. It runs
+//! The one door for developers: `cargo xtask demo | cluster | test | ci | tidy | codegen | quality | golden`. It runs
 //! cargo and the `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ mod demo;
 mod http;
 mod models;
 mod process;
+mod quality;
 mod shell;
 mod tidy;
 mod tools;
@@ -52,6 +53,8 @@ enum Verb {
     Tidy,
     /// Write the Rust code of the .proto files.
     Codegen,
+    /// Measure what budgets cost in quality and write the tables of docs/quality.md.
+    Quality(quality::Options),
     /// Compare the engine with a golden file.
     Golden {
         /// The golden file.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Ci => ci::run(),
         Verb::Tidy => tidy::run(),
         Verb::Codegen => codegen::run(),
+        Verb::Quality(options) => quality::run(&options),
         Verb::Golden { file, model } => golden(&file, &model),
     };
     match result {

@@ -1,5 +1,4 @@
 use expect_test::{Expect, expect};
-use lava::Profile;
 
 use super::*;
 use crate::config::{Config as Settings, Plan};
@@ -55,7 +54,7 @@ fn check_sampling_refused(change: impl FnOnce(&mut v1::Sampling), expected: Expe
 fn an_empty_request_has_the_defaults() {
     let order = order(request()).unwrap();
     let expected = CacheSize {
-        method: Method::new(Policy::Lava(Profile::Exact)),
+        method: Method::new(Policy::LavaPeaks),
         budget: 1024,
         tokens: 100,
         max_tokens: 256,
@@ -132,7 +131,7 @@ fn policies_and_budgets_are_checked_as_the_method_does() {
     check_refused(
         |r| r.policy = "magic".to_owned(),
         expect![[
-            r#"unknown policy "magic"; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random"#
+            r#"unknown policy "magic"; known are full, lava, lava-exact, lava-paper, lava-code, lava-peaks, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random"#
         ]],
     );
     check_refused(
@@ -328,17 +327,14 @@ fn an_answer_that_began_with_everything_kept_goes_on_so() {
     assert_eq!(whole.size_after(3), expected);
     request.budget_form = Some(BudgetForm::Budget(99));
     let cut = order(request).unwrap();
-    assert_eq!(
-        cut.size_after(3).method,
-        Method::new(Policy::Lava(Profile::Exact))
-    );
+    assert_eq!(cut.size_after(3).method, Method::new(Policy::LavaPeaks));
 }
 
 #[test]
 fn an_answer_that_goes_on_keeps_the_entries_of_its_first_attempt() {
     for (form, after) in [
-        (BudgetForm::BudgetShareMilli(500), "lava-exact"),
-        (BudgetForm::BudgetBytes(50 * 256), "lava-exact"),
+        (BudgetForm::BudgetShareMilli(500), "lava-peaks"),
+        (BudgetForm::BudgetBytes(50 * 256), "lava-peaks"),
         (BudgetForm::BudgetShareMilli(1000), "full"),
         (BudgetForm::BudgetBytes(100 * 256), "full"),
     ] {

@@ -34,7 +34,7 @@ async fn a_good_answer_reaches_the_client_token_by_token() {
     assert_eq!(&*attempt.fingerprint, [1; 16]);
     assert_eq!(
         (attempt.policy.as_str(), attempt.budget),
-        ("lava-exact", 1024)
+        ("lava-peaks", 1024)
     );
     assert_eq!((attempt.max_tokens, attempt.logprobs), (256, None));
     assert_eq!(attempt.end_of_text, [END_OF_TEXT]);

@@ -29,7 +29,7 @@ pub(crate) struct Generate {
     #[arg(long)]
     pub(crate) raw: bool,
     /// Which rows are kept: a policy, with settings behind it if wanted, as in lava+sinks=4. README.md lists both.
-    #[arg(long, default_value = "lava")]
+    #[arg(long, default_value = "lava-peaks")]
     pub(crate) policy: Method,
     /// What the cache is cut to: entries kept per layer and KV head, the window included, on average; or a share of
     /// the prompt, as in 10%; or bytes of the whole cache, as in 3MB.

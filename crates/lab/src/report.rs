@@ -8,12 +8,14 @@ mod heat;
 mod html;
 mod lines;
 mod palette;
+mod pivot;
 mod scale;
 mod summary;
 mod svg;
 mod table;
 
 pub use html::html;
+pub use pivot::pivots;
 pub use summary::{Cell, Heat, Layers, Line, Summary, summarize};
 pub use table::{markdown, plain};
 

@@ -62,23 +62,43 @@ pub fn mean_of_means(groups: &[&[f64]], seed: u64) -> Option<Interval> {
         });
     }
     let mut dice = Dice::new(seed, "bootstrap");
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let resampled = |group: &&[f64]| {
-                let sum: f64 = (0..group.len()).map(|_| *dice.pick(group)).sum();
-                sum / group.len() as f64
-            };
-            groups.iter().map(resampled).sum::<f64>() / count
-        })
-        .collect();
-    means.sort_by(f64::total_cmp);
+    let means = (0..RESAMPLES).map(|_| {
+        let resampled = |group: &&[f64]| {
+            let sum: f64 = (0..group.len()).map(|_| *dice.pick(group)).sum();
+            sum / group.len() as f64
+        };
+        groups.iter().map(resampled).sum::<f64>() / count
+    });
+    Some(interval(mean, means.collect(), samples))
+}
+
+/// The middle 95 % of what resampling gave.
+fn interval(mean: f64, mut resampled: Vec<f64>, samples: usize) -> Interval {
+    resampled.sort_by(f64::total_cmp);
     let tail = RESAMPLES / 40;
-    Some(Interval {
+    Interval {
         mean,
-        low: means[tail],
-        high: means[RESAMPLES - 1 - tail],
+        low: resampled[tail],
+        high: resampled[RESAMPLES - 1 - tail],
         samples,
-    })
+    }
+}
+
+/// The mean of the first numbers over the mean of the second ones; each pair is of one sample. None as in
+/// [`mean`], or if the second mean is not above zero.
+pub fn ratio(pairs: &[(f64, f64)], seed: u64) -> Option<Interval> {
+    let finite = |pair: &(f64, f64)| pair.0.is_finite() && pair.1.is_finite();
+    let of = |pairs: &mut dyn Iterator<Item = (f64, f64)>| {
+        let (first, second) = pairs.fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+        first / second
+    };
+    let mean = of(&mut pairs.iter().copied());
+    if pairs.is_empty() || !pairs.iter().all(finite) || !mean.is_finite() {
+        return None;
+    }
+    let mut dice = Dice::new(seed, "bootstrap");
+    let ratios = (0..RESAMPLES).map(|_| of(&mut (0..pairs.len()).map(|_| *dice.pick(pairs))));
+    Some(interval(mean, ratios.collect(), pairs.len()))
 }
 
 /// Compares two policies; each pair is what they made of one sample. Pairing takes out how hard
@@ -142,6 +162,17 @@ mod tests {
         assert_eq!((found.greater, found.less), (50, 0));
         let better: Vec<f64> = easy.iter().map(|score| score + 0.05).collect();
         assert!(mean(&better, 1).unwrap().low < mean(&easy, 1).unwrap().high);
+    }
+
+    #[test]
+    fn a_ratio_is_one_of_means() {
+        let found = ratio(&[(1.0, 2.0), (3.0, 6.0), (0.0, 0.0)], 1).unwrap();
+        assert_eq!(found.mean, 0.5);
+        let found = ratio(&[(1.0, 1.0), (1.0, 3.0)], 1).unwrap();
+        assert_eq!((found.mean, found.samples), (0.5, 2));
+        assert!(found.low < 0.5 && found.high == 1.0, "{found:?}");
+        assert_eq!(ratio(&[(1.0, 0.0)], 1), None);
+        assert_eq!(ratio(&[], 1), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::Error;
 const KERNEL_MAX: usize = 255;
 
 /// Settings of scores, layer budgets and head floors. The defaults are those of the paper's
-/// experiments. A policy ignores the settings that it has no use for; each field says who uses it.
+/// experiments; [`Method::new`](crate::Method::new) changes some for some policies. A policy ignores the settings that it has no use for; each field says who uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Config {
     /// `W`: the last `window` queries observe the prompt; their own entries are always kept. TOVA's
@@ -36,7 +36,7 @@ pub struct Config {
     /// What an entry is worth. LAVa.
     pub score: Score,
     /// The first positions, ranked before all others in every head; they count in the budget. All
-    /// policies. StreamingLLM's are 4 unless told otherwise, see [`Method::new`](crate::Method::new).
+    /// policies. StreamingLLM's are 4 unless told otherwise.
     pub sinks: usize,
     /// The layer floor in thousandths: this share of the request's budget is spread evenly over the
     /// layers, the rest by their weights. LAVa with weighted layers.

@@ -13,6 +13,9 @@ pub enum Policy {
     Full,
     /// LAVa in one of its three profiles.
     Lava(Profile),
+    /// [`Profile::Exact`] with a score that keeps more peaks and more around the strongest: the product's
+    /// default. [`Method::new`](crate::Method::new) has its settings, docs/quality.md what they bring.
+    LavaPeaks,
     /// LAVa without layer budgets: the same budget in every layer, heads compete as in
     /// [`Profile::Exact`].
     LavaUniform,
@@ -42,7 +45,7 @@ pub enum Policy {
 /// The three readings of LAVa; `tests/data/reference.py` states all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Profile {
-    /// The product's default: Q20 entropies, integer budgets in entries, and a head floor that
+    /// For production: Q20 entropies, integer budgets in entries, and a head floor that
     /// every prefix of a layer's order honours. Totals never exceed the budget and fall short of it
     /// by less than `L`.
     Exact,
@@ -64,11 +67,12 @@ pub enum Certainty {
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Policy; 15] = [
+    pub const ALL: [Policy; 16] = [
         Policy::Full,
         Policy::Lava(Profile::Exact),
         Policy::Lava(Profile::Paper),
         Policy::Lava(Profile::Code),
+        Policy::LavaPeaks,
         Policy::LavaUniform,
         Policy::LavaHeads,
         Policy::SnapKv,
@@ -83,8 +87,8 @@ impl Policy {
     ];
 
     /// The spellings that [`Policy::from_str`] accepts; `lava` is `lava-exact`.
-    pub const NAMES: [&str; 16] = {
-        let mut names = ["lava"; 16];
+    pub const NAMES: [&str; 17] = {
+        let mut names = ["lava"; 17];
         names[0] = Policy::ALL[0].name();
         let mut index = 1;
         while index < Policy::ALL.len() {
@@ -109,6 +113,7 @@ impl Policy {
             Policy::Lava(Profile::Exact) => "lava-exact",
             Policy::Lava(Profile::Paper) => "lava-paper",
             Policy::Lava(Profile::Code) => "lava-code",
+            Policy::LavaPeaks => "lava-peaks",
             Policy::LavaUniform => "lava-uniform",
             Policy::LavaHeads => "lava-heads",
             Policy::SnapKv => "snapkv",
@@ -169,7 +174,7 @@ mod tests {
     #[test]
     fn an_unknown_name_is_refused_with_the_known_ones() {
         let error = "kvzip".parse::<Policy>().unwrap_err();
-        expect_test::expect![[r#"unknown policy "kvzip"; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random"#]]
+        expect_test::expect![[r#"unknown policy "kvzip"; known are full, lava, lava-exact, lava-paper, lava-code, lava-peaks, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random"#]]
         .assert_eq(&error.to_string());
     }
 }

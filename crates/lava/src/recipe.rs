@@ -94,7 +94,7 @@ impl Policy {
         use {HeadRule as H, LayerRule as L, ScoreRule as S, WindowRule as W};
         let (window, score, layers, unit, heads) = match self {
             Policy::Full => return None,
-            Policy::Lava(Profile::Exact) => (W::Configured, S::Configured, L::Weights, Unit::Layer, H::Mixed),
+            Policy::Lava(Profile::Exact) | Policy::LavaPeaks => (W::Configured, S::Configured, L::Weights, Unit::Layer, H::Mixed),
             Policy::Lava(Profile::Paper) => (W::Configured, S::Configured, L::Weights, Unit::Head, H::Best),
             Policy::Lava(Profile::Code) => (W::Configured, S::Configured, L::Weights, Unit::Head, H::Raised(Floor::OfRequest)),
             Policy::LavaUniform => (W::Configured, S::Configured, L::Uniform, Unit::Layer, H::Mixed),

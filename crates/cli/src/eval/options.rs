@@ -30,7 +30,7 @@ pub(crate) struct Eval {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "full,lava,snapkv,streaming-llm"
+        default_value = "full,lava-peaks,lava,snapkv,streaming-llm"
     )]
     pub(crate) policies: Vec<String>,
     /// Entries per layer and KV head, the window included, on average.
@@ -69,6 +69,9 @@ pub(crate) struct Eval {
     /// Write the table as Markdown.
     #[arg(long)]
     pub(crate) markdown: Option<PathBuf>,
+    /// Write one Markdown table per task and measure, policies down and budgets across.
+    #[arg(long)]
+    pub(crate) tables: Option<PathBuf>,
     /// Policy that scores are compared with.
     #[arg(long, default_value = "full")]
     pub(crate) baseline: Method,

@@ -28,7 +28,7 @@ async fn a_share_and_bytes_come_to_the_same_entries_here_and_through_the_service
     for (budget, expected) in [("1MB", number("budget")), ("50%", half)] {
         let output = served(budget);
         let table = text(&output.stdout);
-        let line = format!("policy          lava-exact, budget {budget} = {expected} entries\n");
+        let line = format!("policy          lava-peaks, budget {budget} = {expected} entries\n");
         assert!(table.contains(&line), "{table}{}", text(&output.stderr));
     }
     refused(

@@ -52,6 +52,8 @@ pub struct Line {
     pub top1: Option<Interval>,
     /// Score against the baseline's on the same samples.
     pub against_baseline: Option<Paired>,
+    /// Mean divergence over the baseline's at the same budget, on the same samples.
+    pub kl_ratio: Option<Interval>,
 }
 
 /// Scores by length and depth.
@@ -117,7 +119,9 @@ pub fn summarize(header: &Header, records: &[Record], baseline: &str) -> Summary
     }
     let reference = baseline_scores(&sorted, baseline);
     let of_group = |(setting, group): (&Setting, &Group)| {
-        line(*setting, group, header.seed, baseline, &reference)
+        let same = groups.get(&(setting.0, baseline, setting.2));
+        let same = same.map_or(&[][..], Vec::as_slice);
+        line(*setting, group, header.seed, baseline, &reference, same)
     };
     let mut lines = over_tasks(&groups, header.seed);
     lines.extend(groups.iter().map(of_group));
@@ -158,6 +162,7 @@ fn line(
     seed: u64,
     baseline: &str,
     reference: &BTreeMap<(&str, &str), f64>,
+    baseline_group: &[&Record],
 ) -> Line {
     let interval = |of: fn(&Record) -> Option<f64>| {
         let values: Vec<f64> = group.iter().filter_map(|record| of(record)).collect();
@@ -171,6 +176,14 @@ fn line(
             Some((record.score?, *reference))
         })
         .collect();
+    let of_baseline: BTreeMap<&str, f64> = baseline_group
+        .iter()
+        .filter_map(|record| Some((record.sample.as_str(), record.kl?)))
+        .collect();
+    let divergences: Vec<(f64, f64)> = group
+        .iter()
+        .filter_map(|record| Some((record.kl?, *of_baseline.get(record.sample.as_str())?)))
+        .collect();
     Line {
         task: task.to_owned(),
         policy: policy.to_owned(),
@@ -183,6 +196,7 @@ fn line(
         accuracy: interval(|record| record.accuracy),
         top1: interval(|record| record.top1),
         against_baseline: stats::paired(&pairs, seed),
+        kl_ratio: stats::ratio(&divergences, seed),
     }
 }
 
@@ -230,6 +244,7 @@ fn over_tasks(groups: &BTreeMap<Setting, Group>, seed: u64) -> Vec<Line> {
                 accuracy: None,
                 top1: None,
                 against_baseline: None,
+                kl_ratio: None,
             }
         })
         .collect()

@@ -45,10 +45,9 @@ const NAMES: usize = 2;
 
 /// A head and a row per line. Columns without a value anywhere are left out.
 pub(super) fn rows(summary: &Summary) -> Vec<Vec<String>> {
-    let against = match &summary.baseline {
-        Some(baseline) => format!("minus {baseline} (points)"),
-        None => "minus baseline (points)".to_owned(),
-    };
+    let baseline = summary.baseline.as_deref().unwrap_or("baseline");
+    let against = format!("minus {baseline} (points)");
+    let ratio = format!("KL, % of {baseline}");
     let columns: Vec<(String, Column)> = vec![
         ("task".to_owned(), |line| line.task.clone()),
         ("policy".to_owned(), |line| line.policy.clone()),
@@ -76,6 +75,7 @@ pub(super) fn rows(summary: &Summary) -> Vec<Vec<String>> {
         ("KL (nats)".to_owned(), |line| {
             interval(line.kl.as_ref(), 1.0, 4)
         }),
+        (ratio, |line| interval(line.kl_ratio.as_ref(), 100.0, 0)),
         ("accuracy (%)".to_owned(), |line| {
             interval(line.accuracy.as_ref(), 100.0, 1)
         }),

@@ -204,8 +204,8 @@ mod tests {
         ];
         let errors = errors.map(|text| text.parse::<Method>().unwrap_err().to_string());
         expect![[r#"
-            unknown policy ""; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random
-            unknown policy "LAVA"; known are full, lava, lava-exact, lava-paper, lava-code, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random
+            unknown policy ""; known are full, lava, lava-exact, lava-paper, lava-code, lava-peaks, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random
+            unknown policy "LAVA"; known are full, lava, lava-exact, lava-paper, lava-code, lava-peaks, lava-uniform, lava-heads, snapkv, pyramidkv, ada-snapkv, ada-pyramidkv, cake, streaming-llm, h2o, tova, random
             unknown setting ""; known are window, observers, kernel, pool, shoulder, gqa, value-norm, alpha, score, sinks, floor, weight, beta, tau1, tau2, gamma
             unknown setting "windows"; known are window, observers, kernel, pool, shoulder, gqa, value-norm, alpha, score, sinks, floor, weight, beta, tau1, tau2, gamma
             window is "", expected a whole number

@@ -47,9 +47,15 @@ def stable_floor(low, high):
 
 
 # ----------------------------------------------------------------------------- LAVa beyond reference.py
-def statistics(q, k, w, n):
-    a = ref.window_attention(q, k, w)[:, :, :n]
+def statistics(q, k, rows, n):
+    a = ref.window_attention(q, k, rows)[:, :, :n]
     return a.mean(1), a.max(1), np.sqrt((a * a).mean(1))
+
+
+def pooled(x, c, o):
+    """A peak gives its neighbours a share of itself, a max-pool all of it."""
+    p = ref.pool1d(x, c.kernel, c.pool)
+    return np.maximum(x, p * (o["shoulder"] / 1000)) if c.pool == "max" else p
 
 
 def value_outputs(v, wo, n):
@@ -60,20 +66,23 @@ def value_outputs(v, wo, n):
     return np.sqrt((out * out).sum(-1)).mean(1)
 
 
-def scores(layer, wo, c, score):
+def scores(layer, wo, c, o):
     q, k, v = layer
+    score = o["score"]
     H, N, _ = k.shape
     n = N - c.window
-    mean, peak, rms = statistics(q, k, c.window, n)
+    mean, peak, rms = statistics(q, k, o["observers"] or c.window, n)
     norms = np.abs(v[:, :n]).sum(-1).max(-1)[:, None]
     outputs = value_outputs(v, wo, n)
-    if score == "lava":
+    if score == "lava" and not o["observers"] and o["shoulder"] == 1000:
         return ref.lava_scores(q, k, v, c)
+    if score == "lava":
+        return ref.group(pooled(mean, c, o), H, c.gqa) * norms
     if score.startswith("max-clamp"):
-        s = ref.group(ref.pool1d(peak, c.kernel, c.pool), H, "max")
+        s = ref.group(pooled(peak, c, o), H, "max")
         s = np.maximum(s, s.mean(-1, keepdims=True))
         return s * (norms if score == "max-clamp" else outputs)
-    s = ref.pool1d(mean if score == "value-output" else rms, c.kernel, c.pool)
+    s = pooled(mean if score == "value-output" else rms, c, o)
     return ref.group(s, H, c.gqa) * outputs
 
 
@@ -123,7 +132,7 @@ def sinks_first(s, sinks):
 def lava(model, wos, c, o):
     """o: the options beyond Cfg. Window included. Budgets follow the scores as they are."""
     N, H = model[0][0].shape[1], model[0][1].shape[0]
-    ss = [scores(x, wo, c, o["score"]) for x, wo in zip(model, wos)]
+    ss = [scores(x, wo, c, o) for x, wo in zip(model, wos)]
     if o["policy"] == "lava-uniform":
         Ks = [H * c.cap] * len(ss)
     else:
@@ -205,22 +214,25 @@ def baseline(model, c, o):
 BASELINES = ("snapkv", "pyramidkv", "ada-snapkv", "ada-pyramidkv", "cake", "streaming-llm", "h2o", "tova")
 SCORES = ("lava", "max-clamp", "value-output", "max-clamp-value-output", "rms-value-output")
 FAMILIES = [(p, "lava") for p in BASELINES] + [(p, s) for p in ("lava-uniform", "lava-heads") for s in ("lava",)] \
-    + [("lava-exact", s) for s in SCORES]
+    + [("lava-exact", s) for s in SCORES] + [("lava-peaks", "max-clamp")]
 
 
 def text(c, o):
     """What the crate parses."""
     out = o["policy"]
+    defaults = {**DEFAULTS, **OWN.get(o["policy"], {})}
     for name, value in dict(window=c.window, kernel=c.kernel, pool=c.pool, gqa=c.gqa, alpha=round(c.alpha * 1000),
                             **{k: o[k] for k in ("score", "sinks", "floor", "weight", "beta", "tau1", "tau2",
-                                                 "gamma")}).items():
-        if value != (4 if name == "sinks" and o["policy"] == "streaming-llm" else DEFAULTS[name]):
+                                                 "gamma", "observers", "shoulder")}).items():
+        if value != defaults[name]:
             out += f"+{name}={value}"
     return out
 
 
 DEFAULTS = dict(sinks=0, window=32, kernel=7, pool="max", gqa="max", alpha=200, score="lava", floor=0, weight="entropy",
-                beta=20, tau1=1000, tau2=1000, gamma=200000)
+                beta=20, tau1=1000, tau2=1000, gamma=200000, observers=0, shoulder=1000)
+# Policies with defaults of their own.
+OWN = {"streaming-llm": dict(sinks=4), "lava-peaks": dict(score="max-clamp", kernel=41, shoulder=50)}
 
 
 def case(policy, score, seed):
@@ -231,10 +243,12 @@ def case(policy, score, seed):
     H, G, N, d = pick(1, 2, 3), pick(1, 2, 3), 20 + g.u64() % 50, 4
     w = 2 + g.u64() % 7 if policy == "cake" else 1 + g.u64() % 8
     o = dict(policy=policy, score=score, sinks=g.u64() % 7 if streams else pick(0, 0, 3) if lava_like else 0,
-             floor=pick(0, 0, 100, 333, 1000) if policy in ("lava-exact", "lava-heads") else 0,
-             weight=pick("entropy", "entropy", "uniform", "perplexity") if policy == "lava-exact" else "entropy",
+             floor=pick(0, 0, 100, 333, 1000) if policy in ("lava-exact", "lava-peaks", "lava-heads") else 0,
+             weight=pick("entropy", "entropy", "uniform", "perplexity") if policy in ("lava-exact", "lava-peaks") else "entropy",
              beta=pick(1, 2, 5, 10, 20), tau1=pick(500, 1000, 1600, 2000), tau2=pick(400, 1000, 2000),
              gamma=pick(0, 5000, 200000))
+    o["observers"] = pick(0, 0, 1, 5, 15) if lava_like else 0
+    o["shoulder"] = pick(1000, 1000, 350, 50, 0) if lava_like else 1000
     if "pyramid" not in policy:
         o["beta"] = 20
     if policy != "cake":
@@ -244,7 +258,7 @@ def case(policy, score, seed):
     # pyramids are limited by what there is.
     room = N - 1 - least
     b = least + pick(g.u64() % (room + 1), g.u64() % (room // 4 + 1), room - g.u64() % (room // 4 + 1))
-    c = ref.Cfg(window=w, kernel=pick(1, 3, 5, 7), pool=pick("max", "avg", "none"), base_capacity=b,
+    c = ref.Cfg(window=w, kernel=41 if policy == "lava-peaks" else pick(1, 3, 5, 7), pool=pick("max", "avg", "none"), base_capacity=b,
                 gqa=pick("max", "mean") if lava_like and "clamp" not in score else "max",
                 alpha=pick(0, 100, 200, 333, 500, 1000) / 1000)
     model = ref.toy_model(seed, L, H * G, H, N, d)

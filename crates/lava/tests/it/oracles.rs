@@ -38,7 +38,12 @@ pub(crate) fn method_strategy() -> impl Strategy<Value = Method> {
     (
         prop::sample::select(&Policy::ALL[..]),
         (reductions, score, weights, cake),
-        (milli(), milli(), prop_oneof![Just(1000), milli()], 0usize..12),
+        (
+            milli(),
+            milli(),
+            prop_oneof![Just(1000), milli()],
+            0usize..12,
+        ),
         (1usize..9, 0usize..7, 1usize..25),
     )
         .prop_map(|(policy, kinds, shares, sizes)| {

@@ -201,7 +201,7 @@ proptest! {
         let Request { method, shape, budget, .. } = &request;
         let known = match method.policy {
             Policy::Cake => None,
-            Policy::Lava(_) | Policy::LavaHeads => Some(method.config.layer_floor_milli == 1000),
+            Policy::Lava(_) | Policy::LavaPeaks | Policy::LavaHeads => Some(method.config.layer_floor_milli == 1000),
             _ => Some(true),
         };
         let mut cascade = request.cascade();

@@ -1,0 +1,260 @@
+//! `docs/quality.md`: what budgets cost, measured anew. The prose of that file stays; tables are written
+//! between its markers.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{binary, models, shell};
+
+const DOCUMENT: &str = "docs/quality.md";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Folder with the texts named in docs/quality.md.
+    #[arg(long)]
+    texts: PathBuf,
+    /// Measure only parts whose name contains this.
+    #[arg(long, default_value = "")]
+    part: String,
+}
+
+/// A table of the document.
+struct Part {
+    name: &'static str,
+    model: Model,
+    texts: Texts,
+    /// Policies and budgets.
+    variants: [&'static str; 4],
+    /// Tasks and sizes.
+    arguments: &'static [&'static str],
+}
+
+#[derive(Clone, Copy)]
+enum Model {
+    Smol,
+    Qwen,
+}
+
+/// The settings of `lava-peaks` were chosen on the first half of the texts.
+#[derive(Clone, Copy)]
+enum Texts {
+    Chosen,
+    Unseen,
+}
+
+const CHOSEN: [&str; 3] = [
+    "discourse_of_a_method_descartes",
+    "dragons_blood_rideout_1909",
+    "pioneer_days_st_paul_moore",
+];
+const UNSEEN: [&str; 3] = [
+    "sand_hill_to_pine_harte",
+    "swf_club_jacobs_1912",
+    "theophrastus_such_eliot",
+];
+
+/// From the paper's score to that of `lava-peaks`, one change at a time, and what else was tried.
+const STEPS: &str = "lava,lava+kernel=1,lava+kernel=41,lava+kernel=41+shoulder=50,lava+score=max-clamp,\
+    lava+score=max-clamp+kernel=1,lava-peaks,lava-peaks+shoulder=20,lava-peaks+shoulder=100,lava-peaks+kernel=21,\
+    lava-peaks+kernel=31,lava-peaks+weight=uniform,lava-peaks+weight=perplexity,lava-peaks+alpha=0,\
+    lava-peaks+value-norm=off,lava-peaks+sinks=4,lava-peaks+window=16,lava-peaks+observers=64,\
+    lava-peaks+score=value-output,lava-peaks+score=rms-value-output+sinks=4,\
+    lava-peaks+score=max-clamp-value-output+sinks=4,cake+kernel=1,ada-snapkv+kernel=1";
+
+const ALL: [&str; 4] = ["--policies", "all", "--budgets", "64,128,256,512"];
+const OF_STEPS: [&str; 4] = ["--policies", STEPS, "--budgets", "128"];
+
+const PARTS: [Part; 8] = [
+    Part {
+        name: "smollm2-text",
+        model: Model::Smol,
+        texts: Texts::Unseen,
+        variants: ALL,
+        arguments: &["lm", "--samples", "4"],
+    },
+    Part {
+        name: "steps-unseen-text",
+        model: Model::Smol,
+        texts: Texts::Unseen,
+        variants: OF_STEPS,
+        arguments: &["lm", "--samples", "8"],
+    },
+    Part {
+        name: "steps-unseen-needles",
+        model: Model::Smol,
+        texts: Texts::Unseen,
+        variants: OF_STEPS,
+        arguments: &["needle", "kv", "--samples", "2"],
+    },
+    Part {
+        name: "steps-chosen-text",
+        model: Model::Smol,
+        texts: Texts::Chosen,
+        variants: OF_STEPS,
+        arguments: &["lm", "--samples", "4"],
+    },
+    Part {
+        name: "steps-chosen-needles",
+        model: Model::Smol,
+        texts: Texts::Chosen,
+        variants: OF_STEPS,
+        arguments: &["needle", "kv", "--samples", "1"],
+    },
+    Part {
+        name: "qwen2-text",
+        model: Model::Qwen,
+        texts: Texts::Unseen,
+        variants: ALL,
+        arguments: &["lm", "--samples", "1", "--continuation", "32"],
+    },
+    Part {
+        name: "smollm2-needles",
+        model: Model::Smol,
+        texts: Texts::Unseen,
+        variants: ALL,
+        arguments: &["needle", "needles", "kv", "--samples", "1"],
+    },
+    Part {
+        name: "qwen2-needles",
+        model: Model::Qwen,
+        texts: Texts::Unseen,
+        variants: ALL,
+        arguments: &["needle", "--samples", "1", "--depths", "10,50,90"],
+    },
+];
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let commit = commit()?;
+    let lava = binary::build()?;
+    let models = models::all()?;
+    let out = shell::target().join("quality");
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let chosen = PARTS
+        .iter()
+        .filter(|part| part.name.contains(&options.part));
+    for part in chosen {
+        println!("{}", part.name);
+        let tables = out.join(part.name).with_extension("md");
+        let mut eval = Command::new(&lava);
+        eval.arg("eval").args(part.arguments).args(part.variants);
+        eval.arg("--model").arg(models.join(part.model.file()));
+        eval.arg("--texts").arg(part.texts.list(&options.texts)?);
+        eval.args(["--baseline", "lava-exact", "--commit", &commit]);
+        for (option, extension) in [("--out", "jsonl"), ("--html", "html"), ("--json", "json")] {
+            eval.arg(option)
+                .arg(out.join(part.name).with_extension(extension));
+        }
+        shell::run(eval.arg("--tables").arg(&tables))?;
+        let tables = std::fs::read_to_string(&tables)?;
+        let arguments = part.arguments.join(" ");
+        let command = format!("`lava eval {arguments}` ..., commit {commit}");
+        fill(part.name, &format!("{command}\n\n{tables}"))?;
+    }
+    println!("pages and records are in {}", out.display());
+    Ok(())
+}
+
+impl Model {
+    fn file(self) -> &'static str {
+        match self {
+            Model::Smol => "SmolLM2-135M-Instruct.Q4_1.gguf",
+            Model::Qwen => "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        }
+    }
+}
+
+impl Texts {
+    /// As `lava eval` takes them.
+    fn list(self, folder: &Path) -> Result<String> {
+        let names = match self {
+            Texts::Chosen => CHOSEN,
+            Texts::Unseen => UNSEEN,
+        };
+        let folder = std::path::absolute(folder)?;
+        let file = |name: &str| {
+            folder
+                .join(name)
+                .with_extension("txt")
+                .display()
+                .to_string()
+        };
+        Ok(names.map(file).join(","))
+    }
+}
+
+/// Of the working tree, which has to be clean: figures belong to a commit.
+fn commit() -> Result<String> {
+    let git = |arguments: &[&str]| -> Result<String> {
+        let output = Command::new("git")
+            .current_dir(shell::root())
+            .args(arguments)
+            .output()
+            .context("cannot run git")?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let changed = git(&["status", "--porcelain", "--", ".", ":!docs"])?;
+    if !changed.is_empty() {
+        bail!("figures belong to a commit; commit these changes first:\n{changed}");
+    }
+    git(&["rev-parse", "--short", "HEAD"])
+}
+
+/// Writes what was measured between the markers of a part.
+fn fill(name: &str, content: &str) -> Result<()> {
+    let file = shell::root().join(DOCUMENT);
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", file.display()))?;
+    std::fs::write(&file, filled(&text, name, content)?)
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn filled(text: &str, name: &str, content: &str) -> Result<String> {
+    let (begin, end) = (
+        format!("<!-- {name} -->\n"),
+        format!("<!-- end of {name} -->"),
+    );
+    let places = text.find(&begin).zip(text.find(&end));
+    let Some((from, to)) = places.map(|(from, to)| (from + begin.len(), to)) else {
+        bail!("{DOCUMENT} has no markers for {name}: expected a line {begin:?} and later {end:?}");
+    };
+    if from > to {
+        bail!("{DOCUMENT}: the markers of {name} are the wrong way round");
+    }
+    Ok(format!(
+        "{}\n{}\n\n{}",
+        &text[..from],
+        content.trim(),
+        &text[to..]
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stands_between_the_markers_is_replaced() {
+        let text = "before\n<!-- a -->\nold\n<!-- end of a -->\nafter\n";
+        let once = filled(text, "a", "new\n").unwrap();
+        assert_eq!(
+            once,
+            "before\n<!-- a -->\n\nnew\n\n<!-- end of a -->\nafter\n"
+        );
+        assert_eq!(filled(&once, "a", "new").unwrap(), once);
+        let error = filled(text, "b", "new").unwrap_err().to_string();
+        assert!(error.contains("no markers for b"), "{error}");
+        let turned = "<!-- end of a -->\n<!-- a -->\n";
+        assert!(filled(turned, "a", "new").is_err());
+    }
+
+    #[test]
+    fn the_document_has_a_place_for_every_part() {
+        let text = std::fs::read_to_string(shell::root().join(DOCUMENT)).unwrap();
+        for part in PARTS {
+            filled(&text, part.name, "x").unwrap();
+        }
+    }
+}
