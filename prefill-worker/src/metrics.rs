@@ -30,6 +30,7 @@ pub(crate) struct Counters {
     pub(crate) queue_seconds: Histogram,
     pub(crate) prefill_seconds: Histogram,
     pub(crate) scoring_seconds: Counter<f64, AtomicU64>,
+    pub(crate) packing_seconds: Counter<f64, AtomicU64>,
     pub(crate) receipt_seconds: Histogram,
 }
 
@@ -66,6 +67,7 @@ impl Counters {
             queue_seconds: seconds(),
             prefill_seconds: seconds(),
             scoring_seconds: Counter::default(),
+            packing_seconds: Counter::default(),
             receipt_seconds: seconds(),
         };
         let r = metrics.sub_registry("prefill");
@@ -130,6 +132,11 @@ impl Counters {
             "scoring_seconds",
             "Time spent on scores, ranking and gathering",
             all.scoring_seconds.clone(),
+        );
+        r.register(
+            "packing_seconds",
+            "Time spent on frames of certain rows and on handing them to the link",
+            all.packing_seconds.clone(),
         );
         r.register(
             "receipt_seconds",

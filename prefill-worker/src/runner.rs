@@ -82,7 +82,8 @@ impl Runner {
             }
             (Err(error), None) => return Err(error.into()),
         };
-        self.count(&job, &prefilled.stats);
+        let packing = shipment.as_ref().map_or(Duration::ZERO, Shipment::packing);
+        self.count(&job, &prefilled.stats, packing);
 
         let answered = &job.attempt.answered;
         let (prompt, _) = job.prompt.split_at(job.prompt.len() - answered.len());
@@ -100,6 +101,7 @@ impl Runner {
             queue_ms: milliseconds(queue),
             prefill_ms: milliseconds(prefilled.stats.total),
             scoring_ms: milliseconds(prefilled.stats.scoring),
+            packing_ms: milliseconds(packing),
             full_bytes: job.attempt.shape.full_bytes() as u64,
             ..Default::default()
         };
@@ -125,7 +127,7 @@ impl Runner {
         )
     }
 
-    fn count(&self, job: &Job, stats: &PrefillStats) {
+    fn count(&self, job: &Job, stats: &PrefillStats, packing: Duration) {
         self.counters.prompt_tokens.inc_by(job.prompt.len() as u64);
         self.counters
             .prefill_seconds
@@ -133,6 +135,7 @@ impl Runner {
         self.counters
             .scoring_seconds
             .inc_by(stats.scoring.as_secs_f64());
+        self.counters.packing_seconds.inc_by(packing.as_secs_f64());
     }
 
     /// Waits for the receipt beside the next prompt.

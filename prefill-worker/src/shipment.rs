@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lava_engine::LayerDone;
 use lava_kv::{Header, Outbound, Receipt, RowSource};
@@ -19,6 +20,7 @@ pub(crate) struct Shipment {
     parts: mpsc::Sender<Part>,
     sent: Arc<Sent>,
     began: Option<Instant>,
+    packing: Duration,
     early: Option<Early>,
     sending: Sending,
 }
@@ -72,6 +74,7 @@ impl Shipment {
             parts,
             sent,
             began: None,
+            packing: Duration::ZERO,
             early: None,
             sending: Sending(task),
         }
@@ -80,6 +83,18 @@ impl Shipment {
     /// Ships what `done` made certain. Waits while too many frames are queued; `false` if the
     /// transfer has ended.
     pub(crate) fn layer(&mut self, done: LayerDone<'_>) -> bool {
+        let began = Instant::now();
+        let goes_on = self.pack(done);
+        self.packing += began.elapsed();
+        goes_on
+    }
+
+    /// Time that [`layer`](Self::layer) took so far. It is the engine's thread that spent it.
+    pub(crate) fn packing(&self) -> Duration {
+        self.packing
+    }
+
+    fn pack(&mut self, done: LayerDone<'_>) -> bool {
         let window = done.cascade.window_rows();
         let certain: Vec<usize> = (0..=done.layer)
             .flat_map(|layer| done.cascade.certain(layer).iter().map(|rows| window + rows))

@@ -1,9 +1,10 @@
-//! The one door for developers: `cargo xtask demo | cluster | test | ci | tidy | codegen | quality | golden`. It runs
-//! cargo and the `lava` binary and uses none of our crates.
+//! The one door for developers: `cargo xtask demo | cluster | bench | quality | test | ci | tidy | codegen | golden`. It
+//! runs cargo and the `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod binary;
 mod ci;
 mod cluster;
@@ -41,6 +42,8 @@ enum Verb {
     /// Start a cluster on this machine to play with: etcd, workers, coordinators, and a prompt to kill, stop and ask
     /// them.
     Cluster(cluster::Options),
+    /// Measure which share of prefill scoring and packing take; fails if it is too large.
+    Bench(bench::Options),
     /// Set up and run all tests.
     Test {
         /// More arguments for `cargo test`, after `--`.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Demo { extra } => demo::run(&extra),
         Verb::Cluster(options) => cluster::run(&options),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Test { extra } => test(&extra),
         Verb::Ci => ci::run(),
         Verb::Tidy => tidy::run(),

@@ -197,11 +197,12 @@ impl Answer {
             100.0 * t.early_share_bound
         );
         println!(
-            "first token     {:.0} ms (queue {:.0}, prefill {:.0}, of it scoring {:.0})",
+            "first token     {:.0} ms (queue {:.0}, prefill {:.0}, of it scoring {:.0}, packing {:.0})",
             millis(self.first.unwrap_or_default()),
             t.queue_ms,
             t.prefill_ms,
-            t.scoring_ms
+            t.scoring_ms,
+            t.packing_ms
         );
         println!(
             "hand-off        {:.1} ms from the last layer's end to the first decode step",
@@ -243,6 +244,7 @@ impl Answer {
             "queue_ms": t.queue_ms,
             "prefill_ms": t.prefill_ms,
             "scoring_ms": t.scoring_ms,
+            "packing_ms": t.packing_ms,
             "transfer_ms": t.transfer_ms,
             "receipt_ms": t.receipt_ms,
             "first_step_wait_ms": t.first_step_wait_ms,

@@ -58,7 +58,7 @@ pub struct Prefilled {
 /// Costs of one prefill.
 #[derive(Clone, Debug, Default)]
 pub struct PrefillStats {
-    /// All of it, scoring included.
+    /// All of it, scoring and what the caller did after each layer included.
     pub total: Duration,
     /// Scores, ranking and gathering of kept rows.
     pub scoring: Duration,

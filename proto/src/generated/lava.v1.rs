@@ -219,10 +219,10 @@ pub struct TransferStats {
     /// Waiting for a prefill worker's turn, milliseconds.
     #[prost(double, tag = "7")]
     pub queue_ms: f64,
-    /// The prompt through the model, scoring included, milliseconds.
+    /// The prompt through the model, scoring and packing included, milliseconds.
     #[prost(double, tag = "8")]
     pub prefill_ms: f64,
-    /// Scores, ranking and gathering, milliseconds.
+    /// Scores, ranking and gathering, a part of prefill_ms, milliseconds.
     #[prost(double, tag = "9")]
     pub scoring_ms: f64,
     /// First frame to receipt, milliseconds.
@@ -240,6 +240,9 @@ pub struct TransferStats {
     /// Times that the prompt was prefilled again after a fault.
     #[prost(uint32, tag = "14")]
     pub recomputes: u32,
+    /// Certain rows cut into frames and handed to the link, waits for its queue included; a part of prefill_ms, milliseconds.
+    #[prost(double, tag = "15")]
+    pub packing_ms: f64,
 }
 /// Nothing yet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

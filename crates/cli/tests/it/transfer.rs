@@ -108,6 +108,21 @@ async fn three_processes_answer_as_one_does_at_the_size_of_the_budget() {
         t.early_share_bound
     );
     assert_eq!(t.recomputes, 0);
+    // Packing is a part of the prefill, and a small one.
+    assert!(t.packing_ms > 0.0, "{}", t.packing_ms);
+    assert!(
+        t.scoring_ms + t.packing_ms < 0.5 * t.prefill_ms,
+        "scoring {} and packing {} of {}",
+        t.scoring_ms,
+        t.packing_ms,
+        t.prefill_ms
+    );
+    let counted = 1e3 * cluster.metric("lava_prefill_packing_seconds_total");
+    let reported = whole.transfer().packing_ms + t.packing_ms;
+    assert!(
+        (counted - reported).abs() < 1e-6,
+        "{counted} and {reported}"
+    );
     assert_eq!(
         cluster.metric("lava_decode_received_bytes_total"),
         (t.shipped_bytes + whole.transfer().shipped_bytes) as f64
