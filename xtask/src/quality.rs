@@ -60,7 +60,7 @@ const UNSEEN: [&str; 3] = [
 const STEPS: &str = "lava,lava+kernel=1,lava+kernel=41,lava+kernel=41+shoulder=50,lava+score=max-clamp,\
     lava+score=max-clamp+kernel=1,lava-peaks,lava-peaks+shoulder=20,lava-peaks+shoulder=100,lava-peaks+kernel=21,\
     lava-peaks+kernel=31,lava-peaks+weight=uniform,lava-peaks+weight=perplexity,lava-peaks+alpha=0,\
-    lava-peaks+value-norm=off,lava-peaks+sinks=4,lava-peaks+window=16,lava-peaks+observers=64,\
+    lava-peaks+value-norm=off,lava-peaks+sinks=4,lava-peaks+window=16,lava-peaks+observers=32,lava-peaks+observers=128,\
     lava-peaks+score=value-output,lava-peaks+score=rms-value-output+sinks=4,\
     lava-peaks+score=max-clamp-value-output+sinks=4,cake+kernel=1,ada-snapkv+kernel=1";
 

@@ -58,9 +58,11 @@ impl Method {
         let paper = Config::default();
         let config = match policy {
             // Chosen on three books and tried on three others (docs/quality.md): many narrow peaks for text
-            // that goes on, a wide foot of each strong one for what has to be quoted.
+            // that goes on, a wide foot of each strong one for what has to be quoted, and more observers than
+            // the window has rows.
             Policy::LavaPeaks => Config {
                 score: Score::MaxClamp,
+                observers: 48,
                 kernel: 41,
                 shoulder_milli: 50,
                 ..paper

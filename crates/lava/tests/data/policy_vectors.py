@@ -232,7 +232,7 @@ def text(c, o):
 DEFAULTS = dict(sinks=0, window=32, kernel=7, pool="max", gqa="max", alpha=200, score="lava", floor=0, weight="entropy",
                 beta=20, tau1=1000, tau2=1000, gamma=200000, observers=0, shoulder=1000)
 # Policies with defaults of their own.
-OWN = {"streaming-llm": dict(sinks=4), "lava-peaks": dict(score="max-clamp", kernel=41, shoulder=50)}
+OWN = {"streaming-llm": dict(sinks=4), "lava-peaks": dict(score="max-clamp", kernel=41, shoulder=50, observers=48)}
 
 
 def case(policy, score, seed):
