@@ -171,7 +171,6 @@ mod tests {
             | policy | b = 64 |
             |---|---:|
             | `b` | 50 |
-            | `a` | 100 |
 
             **lm: accuracy on the true tokens (%)**
 

@@ -182,6 +182,7 @@ fn line(
         .collect();
     let divergences: Vec<(f64, f64)> = group
         .iter()
+        .filter(|record| record.policy != baseline)
         .filter_map(|record| Some((record.kl?, *of_baseline.get(record.sample.as_str())?)))
         .collect();
     Line {
