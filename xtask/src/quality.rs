@@ -147,7 +147,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             eval.arg(option)
                 .arg(out.join(part.name).with_extension(extension));
         }
-        shell::run(eval.arg("--tables").arg(&tables))?;
+        shell::run(eval.arg("--markdown").arg(&tables))?;
         let tables = std::fs::read_to_string(&tables)?;
         let arguments = part.arguments.join(" ");
         let command = format!("`lava eval {arguments}` ..., commit {commit}");

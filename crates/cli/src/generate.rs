@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use lava_engine::{
     Model, ModelFiles, PagePool, PageShape, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
 };
-use lava_gguf::Gguf;
 use lava_text::{Detokenizer, Message, StopStrings, TextFiles, Tokenizer, encode_chat};
 
 use crate::model::page_shape;
@@ -99,10 +98,7 @@ pub(crate) fn prompt_text(options: &Generate) -> Result<String> {
 
 /// The prompt's ids, and the tokenizer for the answer.
 fn encode(options: &Generate, files: &ModelFiles, prompt: String) -> Result<(Tokenizer, Vec<u32>)> {
-    let files = match files {
-        ModelFiles::Folder(folder) => TextFiles::from_folder(folder)?,
-        ModelFiles::Gguf(file) => TextFiles::from_gguf(&Gguf::open(file)?)?,
-    };
+    let files = TextFiles::open(files.path())?;
     let tokenizer = files.tokenizer()?;
     if options.raw {
         let tokens = tokenizer.encode(&prompt, true)?;

@@ -25,6 +25,13 @@ const OPTIONAL: [&str; 4] = [
 ];
 
 impl ModelFiles {
+    /// The folder or the file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::Gguf(path) => path,
+        }
+    }
+
     /// Finds a model by path, or fetches it from the Hub: `owner/model` is a safetensors repository,
     /// `owner/model/file.gguf` one file. Fetched files stay in the Hub's own cache. `progress`
     /// shows the client's progress bars.

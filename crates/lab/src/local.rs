@@ -6,7 +6,6 @@ mod encode;
 use lava_engine::{
     EngineError, Model, PagePool, PageShape, PrefillRequest, Prefilled, RaggedCache, RowDtype, Turn,
 };
-use lava_gguf::Gguf;
 use lava_text::{ChatTemplate, Detokenizer, TextError, TextFiles, Tokenizer};
 use thiserror::Error;
 
@@ -38,9 +37,6 @@ pub enum Error {
     /// The model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The model file cannot be read.
-    #[error(transparent)]
-    Gguf(#[from] lava_gguf::GgufError),
     /// A text cannot be encoded.
     #[error(transparent)]
     Text(#[from] TextError),
@@ -63,10 +59,7 @@ impl Local {
         rows: RowDtype,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, Error> {
-        let text = match files {
-            ModelFiles::Folder(folder) => TextFiles::from_folder(folder)?,
-            ModelFiles::Gguf(file) => TextFiles::from_gguf(&Gguf::open(file)?)?,
-        };
+        let text = TextFiles::open(files.path())?;
         Ok(Self {
             model: Model::load(files, format, progress)?,
             tokenizer: text.tokenizer()?,
@@ -97,7 +90,7 @@ impl Local {
         Ok(self.tokenizer.encode(text, false)?)
     }
 
-    /// Tokens that a chat template and the beginning of an answer add to a question, at most.
+    /// Tokens that a chat template and the beginning of an answer add to a question, about.
     ///
     /// # Errors
     /// The template fails.
@@ -114,14 +107,15 @@ impl Local {
         let mut run = self.prefill(&encoded, variants)?;
         let mut records: Vec<Record> = variants
             .iter()
-            .zip(&run.all[1..])
-            .map(|(variant, prefilled)| record(question, &encoded, variant, prefilled))
+            .zip(&run.places)
+            .map(|(variant, &place)| record(question, &encoded, variant, &run.all[place]))
             .collect();
         self.teach(&encoded.truth, &mut run, &mut records)?;
         if let Body::Sample { sample, .. } = &question.body {
             let answers = self.generate(sample.max_tokens, &mut run)?;
-            for (record, ids) in records.iter_mut().zip(answers) {
-                let text = self.decode(&ids);
+            for (record, &place) in records.iter_mut().zip(&run.places) {
+                let ids = &answers[place];
+                let text = self.decode(ids);
                 record.output_tokens = ids.len() as u64;
                 record.score = Some(sample.score(&text));
                 record.output = Some(text);
@@ -130,7 +124,7 @@ impl Local {
         Ok(records)
     }
 
-    /// The reference comes first, then the variants.
+    /// The reference comes first, then the variants that evict.
     fn prefill(&self, encoded: &Encoded, variants: &[Variant]) -> Result<Run, Error> {
         let tokens = &encoded.prompt;
         let request = |variant: &Variant| PrefillRequest {
@@ -140,11 +134,16 @@ impl Local {
             appended_max: encoded.appended_max(),
         };
         let reference = Variant::full();
-        let requests: Vec<_> = [&reference]
-            .into_iter()
-            .chain(variants)
-            .map(request)
-            .collect();
+        let mut requests = vec![request(&reference)];
+        let mut places = Vec::with_capacity(variants.len());
+        for variant in variants {
+            if *variant == reference {
+                places.push(0);
+            } else {
+                places.push(requests.len());
+                requests.push(request(variant));
+            }
+        }
         let shape = PageShape {
             rows: PAGE_ROWS,
             head_dim: self.model.config().head_dim,
@@ -153,7 +152,7 @@ impl Local {
         let pages = requests.iter().map(|r| r.pages_max(&self.model, shape));
         let pool = PagePool::new(shape, pages.sum());
         let all = self.model.prefill_each(&requests, &pool)?;
-        Ok(Run { all })
+        Ok(Run { all, places })
     }
 
     /// Makes every cache read the true answer and marks what it would have said. The first token is
@@ -163,10 +162,11 @@ impl Local {
         let mut sums = vec![Sums::default(); records.len()];
         for pair in truth.windows(2) {
             let mut caches: Vec<_> = run.all.iter_mut().map(|one| &mut one.cache).collect();
-            let mut logits = self.step(&mut caches, &vec![pair[0]; records.len() + 1])?;
-            let reference = Reference::new(logits.remove(0));
-            for (sums, logits) in sums.iter_mut().zip(&logits) {
-                let found = reference.compare(logits, pair[1]);
+            let tokens = vec![pair[0]; caches.len()];
+            let logits = self.step(&mut caches, &tokens)?;
+            let reference = Reference::new(logits[0].clone());
+            for (sums, &place) in sums.iter_mut().zip(&run.places) {
+                let found = reference.compare(&logits[place], pair[1]);
                 sums.nll += found.nll;
                 sums.kl += found.kl;
                 sums.right += f64::from(found.right);
@@ -190,20 +190,22 @@ impl Local {
         Ok(())
     }
 
-    /// Greedy answers of the variants, without the ids that end them.
+    /// Greedy answers over the caches of variants, without the ids that end them.
     fn generate(&self, max_tokens: usize, run: &mut Run) -> Result<Vec<Vec<u32>>, Error> {
         let first = likeliest(&run.all[0].logits) as u32;
-        let mut answers = vec![vec![first]; run.all.len() - 1];
+        let mut answers = vec![vec![first]; run.all.len()];
         let ended = |answer: &[u32]| {
             let last = answer[answer.len() - 1];
             answer.len() >= max_tokens || self.tokenizer.end_of_text().contains(&last)
         };
         loop {
-            let caches = run.all[1..].iter_mut().map(|one| &mut one.cache);
+            let caches = run.all.iter_mut().map(|one| &mut one.cache);
             let mut open: Vec<(&mut Vec<u32>, &mut RaggedCache)> = answers
                 .iter_mut()
                 .zip(caches)
-                .filter(|(answer, _)| !ended(answer))
+                .enumerate()
+                .filter(|(place, (answer, _))| run.places.contains(place) && !ended(answer))
+                .map(|(_, pair)| pair)
                 .collect();
             if open.is_empty() {
                 break;
@@ -241,9 +243,12 @@ impl Local {
     }
 }
 
-/// The caches of one prompt: the full one, then those of the variants.
+/// The caches of one prompt.
 struct Run {
+    /// The full one first.
     all: Vec<Prefilled>,
+    /// Which of them is each variant's.
+    places: Vec<usize>,
 }
 
 #[derive(Clone, Default)]

@@ -7,17 +7,17 @@ mod bars;
 mod heat;
 mod html;
 mod lines;
+mod markdown;
 mod palette;
-mod pivot;
 mod scale;
 mod summary;
 mod svg;
 mod table;
 
 pub use html::html;
-pub use pivot::pivots;
+pub use markdown::markdown;
 pub use summary::{Cell, Heat, Layers, Line, Summary, summarize};
-pub use table::{markdown, plain};
+pub use table::plain;
 
 /// The summary, indented.
 pub fn json(summary: &Summary) -> String {

@@ -32,6 +32,17 @@ pub struct TextFiles {
 }
 
 impl TextFiles {
+    /// Reads a model's files: a Hugging Face folder, or else a GGUF file.
+    ///
+    /// # Errors
+    /// As [`from_folder`](Self::from_folder) and [`from_gguf`](Self::from_gguf), or the file is no GGUF.
+    pub fn open(path: &Path) -> Result<Self, TextError> {
+        match path.is_dir() {
+            true => Self::from_folder(path),
+            false => Self::from_gguf(&Gguf::open(path)?),
+        }
+    }
+
     /// Reads `tokenizer.json` of a Hugging Face folder and the files beside it: end-of-text ids are in
     /// `generation_config.json`, the chat template in `chat_template.jinja` or `tokenizer_config.json`.
     ///

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lava_engine::{LoadError, Model, ModelFiles, PageShape, RowDtype};
-use lava_gguf::{Gguf, GgufError};
 use lava_kv::{CacheShape, WIRE_VERSION};
 use lava_proto::worker as proto;
 use lava_text::{TextError, TextFiles};
@@ -39,9 +38,6 @@ pub enum LoadedError {
     /// Its tokenizer or chat template.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// Its container.
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
 }
 
 impl Loaded {
@@ -55,10 +51,7 @@ impl Loaded {
         files: &ModelFiles,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Arc<Self>, LoadedError> {
-        let text = match files {
-            ModelFiles::Folder(folder) => TextFiles::from_folder(folder)?,
-            ModelFiles::Gguf(file) => TextFiles::from_gguf(&Gguf::open(file)?)?,
-        };
+        let text = TextFiles::open(files.path())?;
         let end_of_text = text.tokenizer()?.end_of_text().to_vec();
         let model = Model::load(files, section.weights.into(), progress)?;
         let row_dtype = section.row_dtype.into();

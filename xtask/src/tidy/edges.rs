@@ -21,13 +21,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ),
     (
         "crates/lab",
-        &[
-            "proto",
-            "crates/lava",
-            "crates/gguf",
-            "crates/text",
-            "crates/engine",
-        ],
+        &["proto", "crates/lava", "crates/text", "crates/engine"],
     ),
     (
         "coordinator",
@@ -44,7 +38,6 @@ const ALLOWED: [(&str, &[&str]); 18] = [
         &[
             "proto",
             "crates/lava",
-            "crates/gguf",
             "crates/kv",
             "crates/node",
             "crates/cluster",
@@ -60,7 +53,6 @@ const ALLOWED: [(&str, &[&str]); 18] = [
         &[
             "proto",
             "crates/lava",
-            "crates/gguf",
             "crates/node",
             "crates/text",
             "crates/cluster",

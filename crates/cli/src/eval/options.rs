@@ -66,12 +66,9 @@ pub(crate) struct Eval {
     /// Write the report as one HTML page.
     #[arg(long)]
     pub(crate) html: Option<PathBuf>,
-    /// Write the table as Markdown.
+    /// Write Markdown tables, one per task and measure: policies down, budgets across.
     #[arg(long)]
     pub(crate) markdown: Option<PathBuf>,
-    /// Write one Markdown table per task and measure, policies down and budgets across.
-    #[arg(long)]
-    pub(crate) tables: Option<PathBuf>,
     /// Policy that scores are compared with.
     #[arg(long, default_value = "full")]
     pub(crate) baseline: Method,

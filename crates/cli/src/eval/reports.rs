@@ -17,7 +17,6 @@ pub(super) fn check(options: &Eval) -> Result<()> {
         ("--out", Some(&options.out)),
         ("--json", options.json.as_ref()),
         ("--markdown", options.markdown.as_ref()),
-        ("--tables", options.tables.as_ref()),
         ("--html", options.html.as_ref()),
     ];
     let mut seen: Vec<(&str, PathBuf)> = Vec::new();
@@ -52,7 +51,6 @@ pub(super) fn write(options: &Eval, header: &Header, records: &[Record]) -> Resu
     let files = [
         (&options.json, report::json(&summary)),
         (&options.markdown, report::markdown(&summary)),
-        (&options.tables, report::pivots(&summary)),
         (&options.html, report::html(&title(header), &summary)),
     ];
     for (file, content) in files {

@@ -21,25 +21,6 @@ pub fn plain(summary: &Summary) -> String {
     text
 }
 
-/// A table for documents.
-pub fn markdown(summary: &Summary) -> String {
-    let mut rows = rows(summary);
-    for cell in rows.iter_mut().flatten() {
-        *cell = cell.replace('|', "\\|").replace('\n', " ");
-    }
-    let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        text.push_str(&format!("| {} |\n", row.join(" | ")));
-        if index == 0 {
-            let rule: Vec<&str> = (0..row.len())
-                .map(|i| if i < NAMES { "---" } else { "---:" })
-                .collect();
-            text.push_str(&format!("|{}|\n", rule.join("|")));
-        }
-    }
-    text
-}
-
 /// Columns that hold words; the rest are numbers and stand to the right.
 const NAMES: usize = 2;
 

@@ -62,7 +62,7 @@ const MEASURES: [Measure; 6] = [
 
 /// One Markdown table per task and measure: a row per policy, best on average first, a column per
 /// budget, means with 95 % intervals.
-pub fn pivots(summary: &Summary) -> String {
+pub fn markdown(summary: &Summary) -> String {
     let mut tasks: Vec<&str> = summary.lines.iter().map(|l| l.task.as_str()).collect();
     tasks.dedup();
     let mut text = String::new();
@@ -156,7 +156,7 @@ mod tests {
             record("a", Some(64), "x", 1.0, 0.25),
             record("full", None, "x", 0.0, 1.0),
         ];
-        let text = pivots(&summarize(&header, &records, "a"));
+        let text = markdown(&summarize(&header, &records, "a"));
         expect![[r#"
             **lm: KL to the full cache (nats per token)**
 
