@@ -132,6 +132,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use lava::{Method, Policy, Profile};
+    use lava_kv::RowFormat;
     use lava_proto::v1::{Sampling, TopLogprob, TransferStats};
     use tonic::metadata::MetadataMap;
 
@@ -147,6 +148,7 @@ mod tests {
             size: CacheSize {
                 method: Method::new(Policy::Lava(Profile::Exact)),
                 budget: 64,
+                format: RowFormat::F16,
                 tokens: 2,
                 max_tokens: 100,
             },

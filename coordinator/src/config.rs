@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use lava::{Budget, Method};
 use lava_cluster::{ClusterMetrics, EtcdConfig, Registry};
+use lava_kv::RowFormat;
 use lava_node::{Backoff, ConfigError, HttpConfig, Metrics, TelemetryConfig, config};
 use serde::Deserialize;
 
@@ -87,6 +88,8 @@ pub struct DefaultsConfig {
     /// Entries per layer and KV head, window included, or a share or bytes as text.
     #[serde(deserialize_with = "budget::deserialize")]
     pub budget: Budget,
+    /// How entries that compete for the budget are stored.
+    pub row_format: String,
 }
 
 /// How workers are found and watched.
@@ -162,6 +165,7 @@ impl Default for DefaultsConfig {
         DefaultsConfig {
             policy: "lava-peaks".to_owned(),
             budget: Budget::Entries(1024),
+            row_format: RowFormat::Int4.to_string(),
         }
     }
 }
@@ -235,6 +239,7 @@ pub(crate) struct Deadlines {
 pub(crate) struct Defaults {
     pub(crate) method: Method,
     pub(crate) budget: Budget,
+    pub(crate) format: RowFormat,
 }
 
 /// How workers are watched.
@@ -362,6 +367,14 @@ impl Config {
             contradiction("defaults.policy", &found, &format!("a method ({error})"))
         })?;
         budget::check(defaults.budget, &method)?;
+        let format = defaults.row_format.parse::<RowFormat>().map_err(|error| {
+            let found = format!("{:?}", defaults.row_format);
+            contradiction(
+                "defaults.row_format",
+                &found,
+                &format!("a row format ({error})"),
+            )
+        })?;
         let ms = Duration::from_millis;
         Ok(Plan {
             client_keep_alive: ms(self.listen.keep_alive_ms),
@@ -381,6 +394,7 @@ impl Config {
             defaults: Defaults {
                 method,
                 budget: defaults.budget,
+                format,
             },
             workers: Workers {
                 probe_interval: ms(workers.probe_interval_ms),
@@ -458,6 +472,7 @@ mod tests {
             "answer_messages_max",
             "policy",
             "budget",
+            "row_format",
             "endpoints",
             "prefix",
             "lease_ttl_ms",

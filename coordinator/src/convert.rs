@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use lava::{Budget, Method, ParseMethodError, Policy};
+use lava_kv::{RowFormat, UnknownRowFormat};
 use lava_proto::v1::{self, generate_request::BudgetForm, prompt::Form};
 use lava_text::{Message, TextError};
 
@@ -27,6 +28,8 @@ const EVERYTHING: Budget = Budget::Share { milli: 1000 };
 pub(crate) enum Invalid {
     #[error(transparent)]
     Method(#[from] ParseMethodError),
+    #[error(transparent)]
+    RowFormat(#[from] UnknownRowFormat),
     #[error("{field} is {found}, expected {expected}")]
     Value {
         field: &'static str,
@@ -88,6 +91,7 @@ pub(crate) struct Asked {
     ignore_end_of_text: bool,
     method: Method,
     budget: Budget,
+    format: RowFormat,
     logprobs: Option<u32>,
 }
 
@@ -164,6 +168,10 @@ impl Asked {
                 None if method.policy == Policy::Full => EVERYTHING,
                 None => defaults.budget,
             },
+            format: match request.row_format.as_str() {
+                "" => defaults.format,
+                text => clipped(text).parse()?,
+            },
             logprobs: request.logprobs,
         };
         Ok((prompt, asked))
@@ -196,6 +204,7 @@ impl Asked {
         let size = CacheSize {
             method: self.method,
             budget: self.budget_entries(&model, tokens)?,
+            format: self.format,
             tokens,
             max_tokens: self.max_tokens.min(room),
         };
@@ -220,8 +229,8 @@ impl Asked {
     /// `b`. Attempts that go on after a fault keep it, although their prompts are longer.
     fn budget_entries(&self, model: &Model, tokens: u32) -> Result<u32, Invalid> {
         let shape = model.shape(tokens);
-        let row_bytes = model.row_bytes as usize;
-        match self.budget.entries(&self.method, shape, row_bytes) {
+        let bytes = model.entry_bytes(self.format);
+        match self.budget.entries(&self.method, shape, bytes) {
             Ok(entries) => Ok(u32::try_from(entries).unwrap_or(u32::MAX)),
             Err(error) => {
                 let field = budget_field(self.budget);
@@ -233,16 +242,25 @@ impl Asked {
 
 impl Order {
     /// The cache of an attempt that goes on after `emitted` tokens. An answer that began with every
-    /// entry kept goes on so, although its prompt has grown past the budget or the window.
+    /// entry kept, or with none packed, goes on so, although its prompt has grown past the budget or the
+    /// window.
     pub(crate) fn size_after(&self, emitted: usize) -> CacheSize {
         let emitted = u32::try_from(emitted).unwrap_or(u32::MAX);
         let method = match emitted > 0 && keeps_everything(&self.model, self.size) {
             true => Method::new(Policy::Full),
             false => self.size.method,
         };
+        let wide = self.size.format.wide();
+        let was_wide = self.model.cache_shape(self.size).wide_rows >= self.size.tokens as usize;
+        let can_be_wide = self.model.row_formats.contains(&wide);
+        let format = match emitted > 0 && was_wide && can_be_wide {
+            true => wide,
+            false => self.size.format,
+        };
         CacheSize {
             method,
             budget: self.size.budget,
+            format,
             tokens: self.size.tokens.saturating_add(emitted),
             max_tokens: self.size.max_tokens.saturating_sub(emitted),
         }

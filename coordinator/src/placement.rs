@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lava::Method;
+use lava_kv::{CacheShape, RowFormat};
 
 use crate::snapshot::{Load, Model, Role, Snapshot, Worker, WorkerId};
 
@@ -13,10 +14,12 @@ use crate::snapshot::{Load, Model, Role, Snapshot, Worker, WorkerId};
 pub(crate) struct Needs {
     /// `N`.
     pub(crate) tokens: u64,
-    /// Entries that its cache has at most, appended ones included.
-    pub(crate) rows_max: u64,
-    /// `L * Hkv`: how many lists of rows the cache has; each may leave a page partly empty.
-    pub(crate) lists: u64,
+    /// What its cache looks like.
+    pub(crate) shape: CacheShape,
+    /// Entries that prefill leaves at most.
+    pub(crate) kept_max: usize,
+    /// Entries that each layer and KV head gets after that, at most.
+    pub(crate) appended_max: usize,
 }
 
 /// What a request says about its cache.
@@ -25,6 +28,8 @@ pub(crate) struct CacheSize {
     pub(crate) method: Method,
     /// `b`.
     pub(crate) budget: u32,
+    /// How entries that compete are stored.
+    pub(crate) format: RowFormat,
     /// `N`.
     pub(crate) tokens: u32,
     /// Tokens that may be made; the last one never enters the cache.
@@ -71,6 +76,14 @@ pub(crate) enum NoPlace {
     UnknownModel { found: String, known: Vec<String> },
     #[error("no {role} worker of model {model:?} is ready")]
     NoReadyWorkers { model: String, role: Role },
+    #[error("no {role} worker of model {model:?} has row format {format}; known are {}", known.join(", "))]
+    NoRowFormat {
+        model: String,
+        role: Role,
+        format: RowFormat,
+        /// Of the role's ready workers.
+        known: Vec<String>,
+    },
     #[error(
         "no ready prefill worker of model {model:?} has the fingerprint of a ready decode worker"
     )]
@@ -100,27 +113,41 @@ impl NoPlace {
             | NoPlace::NoReadyWorkers { .. }
             | NoPlace::NoCompatiblePair { .. }
             | NoPlace::Busy(_) => true,
-            NoPlace::UnknownModel { .. } | NoPlace::TooLarge { .. } => false,
+            NoPlace::UnknownModel { .. }
+            | NoPlace::NoRowFormat { .. }
+            | NoPlace::TooLarge { .. } => false,
         }
     }
 }
 
 impl Needs {
     pub(crate) fn new(model: &Model, size: CacheSize) -> Needs {
-        let shape = model.shape(size.tokens);
-        let kept = lava::rows_max(&size.method, shape, size.budget as usize) as u64;
-        let lists = model.lists();
-        let appended = lists.saturating_mul(u64::from(size.max_tokens.saturating_sub(1)));
+        let budget = size.budget as usize;
         Needs {
             tokens: u64::from(size.tokens),
-            rows_max: kept.saturating_add(appended),
-            lists,
+            shape: model.cache_shape(size),
+            kept_max: lava::rows_max(&size.method, model.shape(size.tokens), budget),
+            appended_max: size.max_tokens.saturating_sub(1) as usize,
         }
     }
 
-    /// Full pages, and a partly empty one per list.
-    pub(crate) fn pages_max(&self, page_rows: u32) -> u64 {
-        (self.rows_max / u64::from(page_rows)).saturating_add(self.lists)
+    /// Entries that its cache has at most.
+    pub(crate) fn rows_max(&self) -> u64 {
+        let appended = self.shape.tables().saturating_mul(self.appended_max);
+        self.kept_max.saturating_add(appended) as u64
+    }
+
+    /// Pages that it needs at most, as the decode worker counts them; `None` if its pages hold no entry.
+    pub(crate) fn pages_max(&self, page_bytes: u32) -> Option<u64> {
+        let page_bytes = page_bytes as usize;
+        let holds = |bytes: usize| bytes <= page_bytes;
+        let (format, d) = (self.shape.format, self.shape.head_dim);
+        let holds_entries = holds(format.entry_bytes(d)) && holds(format.wide().entry_bytes(d));
+        let pages = || {
+            self.shape
+                .pages_max(page_bytes, self.kept_max, self.appended_max)
+        };
+        holds_entries.then(|| pages() as u64)
     }
 }
 
@@ -142,6 +169,7 @@ pub(crate) fn place(
             .values()
             .filter(|w| w.ready && w.model.fingerprint == model.fingerprint)
             .collect(),
+        format: needs.shape.format,
         claims,
         shunned,
     };
@@ -157,14 +185,15 @@ pub(crate) fn place(
 struct Candidates<'a> {
     /// Ready ones of the right fingerprint.
     workers: Vec<&'a Worker>,
+    format: RowFormat,
     claims: &'a BTreeMap<WorkerId, Claimed>,
     shunned: &'a Shunned,
 }
 
 impl Candidates<'_> {
     fn prefill(&self, model: &Model) -> Result<WorkerId, NoPlace> {
-        self.check_role(model, Role::Prefill)?;
-        let with_room = self.workers.iter().filter_map(|worker| {
+        let able = self.able(model, Role::Prefill)?;
+        let with_room = able.iter().filter_map(|worker| {
             let Load::Prefill {
                 queue,
                 queue_max,
@@ -184,23 +213,25 @@ impl Candidates<'_> {
     }
 
     fn decode(&self, model: &Model, needs: Needs) -> Result<(WorkerId, u64), NoPlace> {
-        self.check_role(model, Role::Decode)?;
+        let able = self.able(model, Role::Decode)?;
         // Pages needed and pages of the pool, of the worker that comes closest to holding them.
         let mut too_large: Option<(u64, u64)> = None;
         let mut fits_some = false;
         let mut best = None;
-        for worker in &self.workers {
+        for worker in able {
             let Load::Decode {
                 pages_reserved,
                 pages_total,
-                page_rows,
+                page_bytes,
                 slots,
                 slots_max,
             } = worker.load
             else {
                 continue;
             };
-            let pages = needs.pages_max(page_rows);
+            let Some(pages) = needs.pages_max(page_bytes) else {
+                continue;
+            };
             if pages > pages_total {
                 if too_large.is_none_or(|(_, largest)| pages_total > largest) {
                     too_large = Some((pages, pages_total));
@@ -228,14 +259,27 @@ impl Candidates<'_> {
         }
     }
 
-    fn check_role(&self, model: &Model, role: Role) -> Result<(), NoPlace> {
-        match self.workers.iter().any(|w| w.load.role() == role) {
-            true => Ok(()),
-            false => Err(NoPlace::NoReadyWorkers {
-                model: model.name.clone(),
-                role,
-            }),
+    /// The workers of a role that have the row format.
+    fn able(&self, model: &Model, role: Role) -> Result<Vec<&Worker>, NoPlace> {
+        let of_role = || self.workers.iter().filter(|w| w.load.role() == role);
+        let able = of_role().filter(|w| w.model.row_formats.contains(&self.format));
+        let able: Vec<&Worker> = able.copied().collect();
+        let model = model.name.clone();
+        if of_role().next().is_none() {
+            return Err(NoPlace::NoReadyWorkers { model, role });
         }
+        if able.is_empty() {
+            let known: BTreeSet<RowFormat> = of_role()
+                .flat_map(|w| w.model.row_formats.iter().copied())
+                .collect();
+            return Err(NoPlace::NoRowFormat {
+                model,
+                role,
+                format: self.format,
+                known: known.iter().map(RowFormat::to_string).collect(),
+            });
+        }
+        Ok(able)
     }
 
     fn claimed(&self, worker: &Worker) -> Claimed {
@@ -253,21 +297,41 @@ fn plus(shown: u64, claimed: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::snapshot::samples::{decode, id, model, prefill, snapshot};
     use lava::{Policy, Profile};
 
-    const NEEDS: Needs = Needs {
-        tokens: 100,
-        rows_max: 1600,
-        lists: 4,
-    };
+    fn needs(format: RowFormat) -> Needs {
+        let shape = CacheShape {
+            layers: 2,
+            kv_heads: 2,
+            head_dim: 16,
+            tokens: 400,
+            window_rows: 32,
+            wide_rows: 32,
+            format,
+        };
+        Needs {
+            tokens: 100,
+            shape,
+            kept_max: 1600,
+            appended_max: 0,
+        }
+    }
 
     fn placed(workers: &[Worker], claims: &[(&str, Claimed)], shunned: &Shunned) -> String {
         let claims = claims.iter().map(|(name, claimed)| (id(name), *claimed));
         let claims = claims.collect();
         let snapshot = snapshot(workers.iter().cloned());
-        match place(&snapshot, &claims, &model("toy", 1), NEEDS, shunned) {
+        match place(
+            &snapshot,
+            &claims,
+            &model("toy", 1),
+            needs(RowFormat::F16),
+            shunned,
+        ) {
             Ok(placement) => {
                 assert_eq!(placement.pages_max, 104);
                 format!("{} {}", placement.prefill, placement.decode)
@@ -434,17 +498,40 @@ mod tests {
         let size = CacheSize {
             method: Method::new(Policy::Lava(Profile::Exact)),
             budget: 64,
+            format: RowFormat::F16,
             tokens: 500,
             max_tokens: 11,
         };
         let needs = Needs::new(&model("toy", 1), size);
-        assert_eq!(needs.rows_max, 4 * 64 + 4 * 10);
-        assert_eq!(needs.pages_max(16), 296 / 16 + 4);
+        assert_eq!(needs.rows_max(), 4 * 64 + 4 * 10);
+        assert_eq!(needs.pages_max(16 * 64), Some(296 / 16 + 4));
+        assert_eq!(needs.pages_max(63), None);
         let whole = CacheSize {
             method: Method::new(Policy::Full),
             max_tokens: 1,
             ..size
         };
-        assert_eq!(Needs::new(&model("toy", 1), whole).rows_max, 4 * 500);
+        assert_eq!(Needs::new(&model("toy", 1), whole).rows_max(), 4 * 500);
+    }
+
+    #[test]
+    fn a_format_that_a_role_lacks_is_refused_with_those_it_has() {
+        let mut old = decode("d1", 1, 0);
+        Arc::make_mut(&mut old.model).row_formats = vec![RowFormat::F16, RowFormat::Int8];
+        let place = |workers: &[Worker], format| {
+            let snapshot = snapshot(workers.iter().cloned());
+            let none = (BTreeMap::new(), Shunned::default());
+            place(&snapshot, &none.0, &model("toy", 1), needs(format), &none.1)
+        };
+        let alone = [prefill("p1", 1, 0), old.clone()];
+        assert!(place(&alone, RowFormat::F16).is_ok());
+        let refused = place(&alone, RowFormat::Int4).unwrap_err();
+        assert!(!refused.may_pass());
+        assert_eq!(
+            refused.to_string(),
+            "no decode worker of model \"toy\" has row format int4; known are f16, int8"
+        );
+        let newer = [prefill("p1", 1, 0), old, decode("d2", 1, 900)];
+        assert_eq!(place(&newer, RowFormat::Int4).unwrap().decode, id("d2"));
     }
 }

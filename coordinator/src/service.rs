@@ -261,9 +261,14 @@ fn model_message(served: &Served, seen: &Seen) -> v1::Model {
         chat: text.is_some_and(|text| text.has_template()),
         prefill_workers: served.prefill_workers,
         decode_workers: served.decode_workers,
-        row_bytes: model.row_bytes,
+        head_dim: model.head_dim,
         layers: model.layers,
         kv_heads: model.kv_heads,
+        row_formats: served
+            .row_formats
+            .iter()
+            .map(|format| format.to_string())
+            .collect(),
     }
 }
 

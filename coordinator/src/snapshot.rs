@@ -4,13 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use lava::Shape;
+use lava::{EntryBytes, Shape};
+use lava_kv::{CacheShape, RowFormat};
 
-use crate::placement::NoPlace;
-
-/// The format of the cache's frames that this release knows. Workers that speak another one are not
-/// used: their pairs would refuse each other.
-pub(crate) const WIRE_VERSION: u32 = 1;
+use crate::placement::{CacheSize, NoPlace};
 
 /// What a worker calls itself; another one after each start.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,8 +43,10 @@ pub(crate) struct Model {
     pub(crate) kv_heads: u32,
     /// `V`.
     pub(crate) vocabulary: u32,
-    /// Bytes of a key and a value row.
-    pub(crate) row_bytes: u32,
+    /// `D`.
+    pub(crate) head_dim: u32,
+    /// How it can store rows.
+    pub(crate) row_formats: Vec<RowFormat>,
     /// Ids that end an answer.
     pub(crate) end_of_text: Vec<u32>,
     pub(crate) text_digest: TextDigest,
@@ -69,8 +68,8 @@ pub(crate) enum Load {
     Decode {
         pages_reserved: u64,
         pages_total: u64,
-        /// Entries of a page, at least 1.
-        page_rows: u32,
+        /// Bytes of a page, which holds at least one entry of any of its row formats.
+        page_bytes: u32,
         /// Sequences that wait or run.
         slots: u32,
         /// Most of them.
@@ -105,6 +104,8 @@ pub(crate) struct Served {
     pub(crate) prefill_workers: u32,
     /// Ready ones.
     pub(crate) decode_workers: u32,
+    /// Row formats of which some ready worker of each role has each.
+    pub(crate) row_formats: BTreeSet<RowFormat>,
 }
 
 impl Load {
@@ -126,9 +127,32 @@ impl Model {
         }
     }
 
-    /// `L * Hkv`: how many lists of rows a cache has.
-    pub(crate) fn lists(&self) -> u64 {
-        u64::from(self.layers) * u64::from(self.kv_heads)
+    /// The cache that prefill leaves.
+    pub(crate) fn cache_shape(&self, size: CacheSize) -> CacheShape {
+        let shape = self.shape(size.tokens);
+        let budget = size.budget as usize;
+        CacheShape {
+            layers: shape.layers,
+            kv_heads: shape.kv_heads,
+            head_dim: self.head_dim as usize,
+            tokens: shape.tokens,
+            window_rows: shape.window_rows(&size.method, budget),
+            wide_rows: match size.format.is_packed() {
+                true => shape.pinned_rows(&size.method, budget),
+                false => shape.tokens,
+            },
+            format: size.format,
+        }
+    }
+
+    /// Bytes of a cache's entries.
+    pub(crate) fn entry_bytes(&self, format: RowFormat) -> EntryBytes {
+        let head_dim = self.head_dim as usize;
+        EntryBytes {
+            pinned: format.wide().entry_bytes(head_dim),
+            other: format.entry_bytes(head_dim),
+            table: format.mean_bytes(head_dim),
+        }
     }
 }
 
@@ -155,6 +179,7 @@ impl Snapshot {
                     model: Arc::clone(&worker.model),
                     prefill_workers: 0,
                     decode_workers: 0,
+                    row_formats: BTreeSet::new(),
                 });
             match worker.load.role() {
                 Role::Prefill => group.prefill_workers += 1,
@@ -164,13 +189,22 @@ impl Snapshot {
                 Arc::make_mut(&mut group.model).positions_max = worker.model.positions_max;
             }
         }
-        groups
+        let mut served = groups
             .into_values()
             .filter(|group| group.prefill_workers > 0 && group.decode_workers > 0)
             // Of equal ones `max_by_key` takes the last, and the first has the least fingerprint.
             .rev()
             .max_by_key(|group| (group.decode_workers, group.prefill_workers))
-            .ok_or_else(|| self.unserved(name))
+            .ok_or_else(|| self.unserved(name))?;
+        let formats = |role: Role| -> BTreeSet<RowFormat> {
+            self.ready_workers(name)
+                .filter(|w| w.model.fingerprint == served.model.fingerprint)
+                .filter(|w| w.load.role() == role)
+                .flat_map(|w| w.model.row_formats.iter().copied())
+                .collect()
+        };
+        served.row_formats = &formats(Role::Prefill) & &formats(Role::Decode);
+        Ok(served)
     }
 
     fn unserved(&self, name: &str) -> NoPlace {
@@ -240,7 +274,8 @@ pub(crate) mod samples {
             layers: 2,
             kv_heads: 2,
             vocabulary: 259,
-            row_bytes: 64,
+            head_dim: 16,
+            row_formats: vec![RowFormat::F16, RowFormat::Int4],
             end_of_text: vec![2],
             text_digest: TextDigest([7; 16]),
         }
@@ -260,7 +295,7 @@ pub(crate) mod samples {
         }
     }
 
-    /// A pool of 1,000 pages of 16 rows.
+    /// A pool of 1,000 pages of 16 rows in half precision.
     pub(crate) fn decode(name: &str, fingerprint: u8, pages_reserved: u64) -> Worker {
         Worker {
             id: id(name),
@@ -269,7 +304,7 @@ pub(crate) mod samples {
             load: Load::Decode {
                 pages_reserved,
                 pages_total: 1000,
-                page_rows: 16,
+                page_bytes: 16 * 64,
                 slots: 0,
                 slots_max: 4,
             },

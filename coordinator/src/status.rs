@@ -78,6 +78,7 @@ pub(crate) enum Reason {
     invalid,
     unknown_model,
     no_workers,
+    no_row_format,
     too_large,
     busy,
     too_many_flights,
@@ -97,6 +98,7 @@ impl Refusal {
                 NoPlace::NoWorkers
                 | NoPlace::NoReadyWorkers { .. }
                 | NoPlace::NoCompatiblePair { .. } => Reason::no_workers,
+                NoPlace::NoRowFormat { .. } => Reason::no_row_format,
                 NoPlace::TooLarge { .. } => Reason::too_large,
                 NoPlace::Busy(_) => Reason::busy,
             },
@@ -116,7 +118,7 @@ impl Refusal {
                 Reason::invalid => Code::InvalidArgument,
                 Reason::unknown_model => Code::NotFound,
                 Reason::no_workers | Reason::draining => Code::Unavailable,
-                Reason::too_large => Code::FailedPrecondition,
+                Reason::no_row_format | Reason::too_large => Code::FailedPrecondition,
                 Reason::busy | Reason::too_many_flights => Code::ResourceExhausted,
                 Reason::deadline => Code::DeadlineExceeded,
                 Reason::client_gone => Code::Cancelled,

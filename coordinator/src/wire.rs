@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lava_kv::{RowFormat, WIRE_VERSION};
 use lava_proto::v1::FinishReason;
 use lava_proto::{prompt_digest, worker};
 
@@ -11,7 +12,7 @@ use crate::convert::Order;
 use crate::flight::{DecodeEvent, PrefillEvent, Ticket};
 use crate::placement::Needs;
 use crate::request_id::RequestId;
-use crate::snapshot::{Fingerprint, Load, Model, Role, TextDigest, WIRE_VERSION, Worker, WorkerId};
+use crate::snapshot::{Fingerprint, Load, Model, Role, TextDigest, Worker, WorkerId};
 use crate::status::WorkerFailure;
 
 /// Why a worker's description cannot be used.
@@ -49,31 +50,30 @@ pub(crate) fn worker(
             queue_max: said.queue_max,
             queue_tokens: said.queue_tokens,
         },
-        worker::Role::Decode => {
-            at_least_one("load.page_rows", said.page_rows)?;
-            Load::Decode {
-                pages_reserved: said.pages_reserved,
-                pages_total: said.pages_total,
-                page_rows: said.page_rows,
-                slots: said.slots,
-                slots_max: said.slots_max,
-            }
-        }
+        worker::Role::Decode => Load::Decode {
+            pages_reserved: said.pages_reserved,
+            pages_total: said.pages_total,
+            page_bytes: said.page_bytes,
+            slots: said.slots,
+            slots_max: said.slots_max,
+        },
         worker::Role::Unspecified => return Err(Missing("role")),
     };
     for (field, value) in [
         ("model.positions_max", model.positions_max),
         ("model.layers", model.layers),
         ("model.kv_heads", model.kv_heads),
+        ("model.head_dim", model.head_dim),
         ("model.vocabulary", model.vocabulary),
     ] {
         at_least_one(field, value)?;
     }
-    let dtype_bytes = match model.row_dtype() {
-        worker::RowDtype::F16 | worker::RowDtype::Bf16 => 2,
-        worker::RowDtype::F32 => 4,
-        worker::RowDtype::Unspecified => return Err(Missing("model.row_dtype")),
-    };
+    // Formats of a later release are not asked for.
+    let names = model.row_formats.iter();
+    let row_formats: Vec<RowFormat> = names.filter_map(|name| name.parse().ok()).collect();
+    if row_formats.is_empty() {
+        return Err(Missing("model.row_formats"));
+    }
     let sixteen = |field, bytes: &[u8]| {
         <[u8; 16]>::try_from(bytes).map_err(|_| Value {
             field,
@@ -94,7 +94,8 @@ pub(crate) fn worker(
             layers: model.layers,
             kv_heads: model.kv_heads,
             vocabulary: model.vocabulary,
-            row_bytes: model.head_dim.saturating_mul(2 * dtype_bytes),
+            head_dim: model.head_dim,
+            row_formats,
             end_of_text: model.end_of_text,
         }),
     })
@@ -134,7 +135,7 @@ impl AttemptParts<'_> {
         };
         worker::DecodeRequest {
             attempt: Some(self.attempt(&self.prompt())),
-            rows_max: Needs::new(&self.order.model, size).rows_max,
+            rows_max: Needs::new(&self.order.model, size).rows_max(),
             prompt_ids: prompt_ids.into(),
         }
     }
@@ -171,6 +172,7 @@ impl AttemptParts<'_> {
             tokens: size.tokens,
             policy: size.method.to_string(),
             budget: size.budget,
+            row_format: size.format.to_string(),
             sampling: Some(order.sampling(self.choice)),
             logprobs: order.logprobs,
             end_of_text: order.end_of_text.to_vec(),
@@ -276,13 +278,13 @@ mod tests {
                 kv_heads: 2,
                 head_dim: 16,
                 vocabulary: 259,
-                row_dtype: worker::RowDtype::F16.into(),
+                row_formats: vec!["int5".into(), "int4".into()],
                 end_of_text: vec![2],
                 text_digest: vec![7; 16].into(),
                 wire_version: WIRE_VERSION,
             }),
             load: Some(worker::Load {
-                page_rows: 16,
+                page_bytes: 1024,
                 ..worker::Load::default()
             }),
             draining: false,
@@ -300,7 +302,7 @@ mod tests {
     #[test]
     fn a_description_becomes_a_worker() {
         let found = worker(description(), "a:1").unwrap();
-        assert_eq!(found.model.row_bytes, 64);
+        assert_eq!(found.model.row_formats, [RowFormat::Int4]);
         assert!(found.ready);
         assert_eq!(found.load.role(), Role::Decode);
     }
@@ -321,16 +323,12 @@ mod tests {
         check_refused(|d| d.role = 0, "role is missing");
         check_refused(|d| d.worker_id.clear(), "worker_id is missing");
         check_refused(
-            |d| d.load.as_mut().unwrap().page_rows = 0,
-            "load.page_rows is 0, expected at least 1",
-        );
-        check_refused(
             |d| d.model.as_mut().unwrap().fingerprint = vec![1; 15].into(),
             "model.fingerprint is 15, expected 16 bytes",
         );
         check_refused(
-            |d| d.model.as_mut().unwrap().row_dtype = 0,
-            "model.row_dtype is missing",
+            |d| d.model.as_mut().unwrap().row_formats = vec!["int5".into()],
+            "model.row_formats is missing",
         );
     }
 

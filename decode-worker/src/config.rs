@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use lava_cluster::EtcdConfig;
-use lava_engine::PageShape;
 use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config};
 use lava_worker::{ListenSection, ModelSection};
 use serde::Deserialize;
@@ -80,8 +79,8 @@ impl DecodeSection {
         ])
     }
 
-    pub(crate) fn pages(&self, shape: PageShape) -> usize {
-        self.cache_bytes / shape.bytes()
+    pub(crate) fn pages(&self, page_bytes: usize) -> usize {
+        self.cache_bytes / page_bytes
     }
 
     pub(crate) fn stall_timeout(&self) -> Duration {

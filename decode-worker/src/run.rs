@@ -28,8 +28,8 @@ pub struct DecodeWorker {
 impl DecodeWorker {
     /// A worker for a loaded model. Its series are registered in `metrics`.
     pub fn new(section: DecodeSection, loaded: Arc<Loaded>, metrics: &mut Metrics) -> Self {
-        let shape = loaded.page_shape();
-        let pool = PagePool::new(shape, section.pages(shape));
+        let page_bytes = loaded.model.config().page_bytes();
+        let pool = PagePool::new(page_bytes, section.pages(page_bytes));
         let counters = Counters::register(metrics, pool.clone());
         Self {
             section,
@@ -121,7 +121,7 @@ impl DecodeWorker {
         Arc::new(move || Load {
             pages_reserved: pool.pages_reserved() as u64,
             pages_total: pool.pages() as u64,
-            page_rows: pool.shape().rows as u32,
+            page_bytes: pool.page_bytes() as u32,
             slots: slots.get() as u32,
             slots_max,
             ..Default::default()

@@ -42,13 +42,9 @@ impl Slot {
         let sampler =
             Sampler::with_prompt_bitmap(attempt.sampling.clone(), prompt_bitmap, vocabulary)?;
         let sampler = sampler.resume(&attempt.answered);
-        let shape = attempt.shape;
         let rows_max = attempt.rows_max();
-        let pages = pool
-            .shape()
-            .pages_max(attempt.rows_grown_max(), shape.tables());
-        let reservation = pool.reserve(pages)?;
-        let cache = RaggedCache::new(shape.layers, shape.kv_heads, shape.tokens, reservation);
+        let reservation = pool.reserve(attempt.pages_max(pool.page_bytes()))?;
+        let cache = RaggedCache::new(attempt.shape, reservation);
         let span =
             tracing::info_span!("decode", request = %attempt.request_id, attempt = attempt.number);
         Ok(Self {

@@ -20,18 +20,39 @@ pub(crate) fn max(x: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m })
 }
 
-/// Sum of absolute values.
+/// Largest absolute value; 0 for an empty slice. NaN never wins.
 #[inline(always)]
-pub(crate) fn abs_sum(x: &[f32]) -> f32 {
+pub(crate) fn max_abs(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let chunks = x.chunks_exact(LANES);
     let tail = chunks.remainder();
     for chunk in chunks {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += v.abs();
+            *lane = if v.abs() > *lane { v.abs() } else { *lane };
         }
     }
-    fold(&lanes) + tail.iter().map(|v| v.abs()).sum::<f32>()
+    let all = lanes.iter().chain(tail);
+    all.fold(0.0, |m, &v| if v.abs() > m { v.abs() } else { m })
+}
+
+/// Sum of `f` over the elements.
+#[inline(always)]
+pub(crate) fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += f(v);
+        }
+    }
+    fold(&lanes) + tail.iter().map(|&v| f(v)).sum::<f32>()
+}
+
+/// Sum of absolute values.
+#[inline(always)]
+pub(crate) fn abs_sum(x: &[f32]) -> f32 {
+    sum_by(x, f32::abs)
 }
 
 /// Dot product of two slices of one length.

@@ -1,7 +1,10 @@
 //! The kernels in their most readable form, in f64: what the fast ones must agree with. Tests only
 //! call these; they take time and memory without care.
 
-use crate::{AttentionShape, DecodeHead};
+use half::{bf16, f16};
+use lava_kv::RowFormat;
+
+use crate::{AttentionShape, DecodeHead, Half};
 
 /// Causal softmax weights of query row `t`, head `g`: one per key position up to the row's own.
 fn weights(q: &[f32], k: &[f32], s: &AttentionShape, t: usize, g: usize) -> Vec<f64> {
@@ -98,31 +101,99 @@ pub fn value_output_norms(
     out
 }
 
+/// See [`crate::rotate`]; `signs` is 1 or -1 for each element.
+pub fn rotate(x: &[f32], signs: &[f32]) -> Vec<f64> {
+    let size = 1usize << x.len().trailing_zeros();
+    let turned = |i: usize| {
+        let block = i / size * size;
+        let entry = |j: usize| match ((i % size) & j).count_ones() % 2 {
+            0 => 1.0,
+            _ => -1.0,
+        };
+        let sum: f64 = (0..size)
+            .map(|j| entry(j) * f64::from(x[block + j] * signs[block + j]))
+            .sum();
+        sum / (size as f64).sqrt()
+    };
+    (0..x.len()).map(turned).collect()
+}
+
+/// What a row's bytes say: [`RowFormat`] and the files of `rows/` define it. Packed rows are rotated
+/// back.
+pub fn read_row(format: RowFormat, codes: &[u8], scale: &[u8]) -> Vec<f64> {
+    let pair = |bytes: &[u8]| [bytes[0], bytes[1]];
+    let numbers: Vec<f64> = match format {
+        RowFormat::F32 => {
+            let four = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            codes.chunks(4).map(|b| f64::from(four(b))).collect()
+        }
+        RowFormat::F16 => codes
+            .chunks(2)
+            .map(|b| f16::from_le_bytes(pair(b)).to_f64())
+            .collect(),
+        RowFormat::Bf16 => codes
+            .chunks(2)
+            .map(|b| bf16::from_le_bytes(pair(b)).to_f64())
+            .collect(),
+        RowFormat::Int8 => codes.iter().map(|&b| f64::from(b) - 127.5).collect(),
+        RowFormat::Fp8 => codes.iter().map(|&b| e4m3(b)).collect(),
+        RowFormat::Int4 => {
+            let low = codes.iter().map(|&b| f64::from(b % 16) - 7.5);
+            low.chain(codes.iter().map(|&b| f64::from(b / 16) - 7.5))
+                .collect()
+        }
+    };
+    if !format.is_packed() {
+        return numbers;
+    }
+    let scale = f16::from_le_bytes(pair(scale)).to_f64();
+    let mut row: Vec<f32> = numbers.iter().map(|x| (x * scale) as f32).collect();
+    crate::rotate_back(&mut row);
+    row.into_iter().map(f64::from).collect()
+}
+
+fn e4m3(byte: u8) -> f64 {
+    let sign = if byte & 0x80 == 0 { 1.0 } else { -1.0 };
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f64::from(byte & 7) / 8.0);
+    match exponent {
+        0 => sign * mantissa * 2f64.powi(-6),
+        _ => sign * (1.0 + mantissa) * 2f64.powi(exponent - 7),
+    }
+}
+
 /// See [`crate::decode_attention`]; for one KV head.
 pub fn decode_attention(head: &DecodeHead<'_>, head_dim: usize) -> Vec<f64> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
-    let mut left = head.rows;
-    for page in &head.pages {
-        let rows = left.min(head.page_rows);
-        let mut scratch = Vec::new();
-        let all = page.widen(&mut scratch);
-        keys.extend_from_slice(&all[..rows * head_dim]);
-        values.extend_from_slice(&all[head.page_rows * head_dim..][..rows * head_dim]);
-        left -= rows;
+    for run in &head.runs {
+        let (c, s) = (run.format.code_bytes(head_dim), run.format.scale_bytes());
+        for row in 0..run.rows {
+            let read = |half: &Half<'_>| {
+                read_row(
+                    run.format,
+                    &half.codes[row * c..][..c],
+                    &half.scales[row * s..][..s],
+                )
+            };
+            let mut key = read(&run.keys);
+            if run.format.is_packed() {
+                key.iter_mut()
+                    .zip(head.mean_key)
+                    .for_each(|(x, mean)| *x += f64::from(*mean));
+            }
+            keys.push(key);
+            values.push(read(&run.values));
+        }
     }
     let mut out = Vec::new();
     for query in head.queries.chunks(head_dim) {
-        let logits: Vec<f64> = keys
-            .chunks(head_dim)
-            .map(|key| dot(query, key) / (head_dim as f64).sqrt())
-            .collect();
+        let logit = |key: &Vec<f64>| {
+            let sum: f64 = query.iter().zip(key).map(|(&q, k)| f64::from(q) * k).sum();
+            sum / (head_dim as f64).sqrt()
+        };
+        let logits: Vec<f64> = keys.iter().map(logit).collect();
         let p = softmax(&logits);
         for c in 0..head_dim {
-            out.push(
-                (0..p.len())
-                    .map(|i| p[i] * values[i * head_dim + c] as f64)
-                    .sum(),
-            );
+            out.push(p.iter().zip(&values).map(|(p, value)| p * value[c]).sum());
         }
     }
     out

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use lava_cluster::EtcdConfig;
-use lava_engine::PageShape;
 use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config};
 use lava_worker::{ListenSection, ModelSection};
 use serde::Deserialize;
@@ -74,8 +73,8 @@ impl PrefillSection {
         ])
     }
 
-    pub(crate) fn pages(&self, shape: PageShape) -> usize {
-        self.cache_bytes / shape.bytes()
+    pub(crate) fn pages(&self, page_bytes: usize) -> usize {
+        self.cache_bytes / page_bytes
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {

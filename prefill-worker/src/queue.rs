@@ -124,7 +124,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lava_engine::{PagePool, PageShape, RowDtype};
+    use lava_engine::PagePool;
     use lava_node::Metrics;
 
     #[test]
@@ -134,12 +134,7 @@ mod tests {
             queue_tokens_max: 100,
             ..Default::default()
         };
-        let shape = PageShape {
-            rows: 4,
-            head_dim: 2,
-            dtype: RowDtype::F16,
-        };
-        let counters = Counters::register(&mut Metrics::new(), PagePool::new(shape, 1));
+        let counters = Counters::register(&mut Metrics::new(), PagePool::new(64, 1));
         let queue = Queue::new(&section, counters.clone());
         let a = queue.enter(500).unwrap();
         let refused = queue.enter(1).unwrap_err().to_string();

@@ -30,8 +30,8 @@ pub struct PrefillWorker {
 impl PrefillWorker {
     /// A worker for a loaded model. Its series are registered in `metrics`.
     pub fn new(section: PrefillSection, loaded: Arc<Loaded>, metrics: &mut Metrics) -> Self {
-        let shape = loaded.page_shape();
-        let pool = PagePool::new(shape, section.pages(shape));
+        let page_bytes = loaded.model.config().page_bytes();
+        let pool = PagePool::new(page_bytes, section.pages(page_bytes));
         let counters = Counters::register(metrics, pool.clone());
         Self {
             section,

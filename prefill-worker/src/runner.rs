@@ -140,10 +140,10 @@ impl Runner {
 
     /// Waits for the receipt beside the next prompt.
     fn finish(&self, job: Job, sealed: Sealed, mut stats: TransferStats, layer_end: Instant) {
-        let shape = job.attempt.shape;
         stats.shipped_bytes = sealed.payload_bytes;
         stats.rows_kept = sealed.rows;
-        stats.row_bytes = shape.row_bytes(sealed.rows as usize) as u64;
+        stats.row_bytes = sealed.element_bytes;
+        stats.stored_bytes = sealed.stored_bytes;
         stats.early_share = sealed.early_share;
         stats.early_share_bound = sealed.early_share_bound;
         let counters = self.counters.clone();

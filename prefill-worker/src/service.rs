@@ -89,6 +89,7 @@ pub(crate) fn engine_request<'a>(attempt: &Attempt, prompt: &'a [u32]) -> Engine
         tokens: prompt,
         method: attempt.method,
         budget: attempt.budget,
+        format: attempt.shape.format,
         appended_max: 0,
     }
 }

@@ -30,8 +30,8 @@ pub(crate) struct Shipment {
 struct Early {
     /// Payload bytes that the link had taken, and those handed to it right then.
     bytes: u64,
-    /// Rows that were certain.
-    rows: u64,
+    /// Bytes of the elements of rows that were certain.
+    elements: u64,
 }
 
 /// The task that sends; it ends with this value.
@@ -45,6 +45,10 @@ pub(crate) struct Sealed {
     pub(crate) checksum: u64,
     pub(crate) rows: u64,
     pub(crate) payload_bytes: u64,
+    /// Of the elements of its rows.
+    pub(crate) element_bytes: u64,
+    /// Of its rows with their scales, and of mean keys.
+    pub(crate) stored_bytes: u64,
     /// When the first frame was made.
     pub(crate) began: Option<Instant>,
     /// Share of the payload that the link had taken when the last layer began, and the most it could.
@@ -111,16 +115,24 @@ impl Shipment {
         if done.layer + 2 == self.outbound.header().shape.layers {
             self.early = Some(Early {
                 bytes: taken + (self.outbound.payload_bytes() - before),
-                rows: self.outbound.rows(),
+                elements: self.element_bytes(),
             });
         }
         true
+    }
+
+    fn element_bytes(&self) -> u64 {
+        let rows = self.outbound.table_rows().iter().copied();
+        self.outbound.header().shape.element_bytes(rows) as u64
     }
 
     /// Ends the transfer with the answer's first token; the receipt comes later.
     pub(crate) fn seal(self, first_token: u32) -> Sealed {
         let rows = self.outbound.rows();
         let payload_bytes = self.outbound.payload_bytes();
+        let element_bytes = self.element_bytes();
+        let table_rows = self.outbound.table_rows().iter().copied();
+        let stored_bytes = self.outbound.header().shape.stored_bytes(table_rows) as u64;
         let seal = self.outbound.seal(first_token);
         let checksum = seal.checksum;
         // If the transfer has ended already, its error says why.
@@ -132,9 +144,11 @@ impl Shipment {
             checksum,
             rows,
             payload_bytes,
+            element_bytes,
+            stored_bytes,
             began: self.began,
             early_share: early.map_or(0.0, |early| share(early.bytes, payload_bytes)),
-            early_share_bound: early.map_or(0.0, |early| share(early.rows, rows)),
+            early_share_bound: early.map_or(0.0, |early| share(early.elements, element_bytes)),
         }
     }
 
@@ -178,6 +192,10 @@ impl RowSource for Rows<'_> {
             .cascade
             .head_order(table / self.kv_heads, table % self.kv_heads);
         order[row - self.done.cascade.window_rows()]
+    }
+
+    fn copy_means(&self, layer: usize, out: &mut Vec<u8>) {
+        self.done.cache.copy_means(layer, out);
     }
 
     fn copy_rows(&self, table: usize, rows: Range<usize>, out: &mut Vec<u8>) {

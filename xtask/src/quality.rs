@@ -26,8 +26,8 @@ struct Part {
     name: &'static str,
     model: Model,
     texts: Texts,
-    /// Policies and budgets.
-    variants: [&'static str; 4],
+    /// Policies, budgets and row formats.
+    variants: [&'static str; 6],
     /// Tasks and sizes.
     arguments: &'static [&'static str],
 }
@@ -64,10 +64,68 @@ const STEPS: &str = "lava,lava+kernel=1,lava+kernel=41,lava+kernel=41+shoulder=5
     lava-peaks+score=value-output,lava-peaks+score=rms-value-output+sinks=4,\
     lava-peaks+score=max-clamp-value-output+sinks=4,cake+kernel=1,ada-snapkv+kernel=1";
 
-const ALL: [&str; 4] = ["--policies", "all", "--budgets", "64,128,256,512"];
-const OF_STEPS: [&str; 4] = ["--policies", STEPS, "--budgets", "128"];
+const ALL: [&str; 6] = of_f16("all", "64,128,256,512");
+const OF_STEPS: [&str; 6] = of_f16(STEPS, "128");
 
-const PARTS: [Part; 8] = [
+const fn of_f16(policies: &'static str, budgets: &'static str) -> [&'static str; 6] {
+    equal_bytes(policies, budgets, "f16")
+}
+
+const fn equal_bytes(
+    policies: &'static str,
+    budgets: &'static str,
+    formats: &'static str,
+) -> [&'static str; 6] {
+    let [p, b, f] = ["--policies", "--budgets", "--row-formats"];
+    [p, policies, b, budgets, f, formats]
+}
+
+/// Bytes of 128 entries in half precision: 30 layers of 3 heads of 64, 28 layers of 2 heads of 128.
+const SMOL_128: &str = "2.94912MB";
+const QWEN_128: &str = "3.670016MB";
+/// Of 64, 128, 256 and 512 entries.
+const SMOL_BYTES: &str = "1.47456MB,2.94912MB,5.89824MB,11.79648MB";
+
+const PARTS: [Part; 13] = [
+    Part {
+        name: "rows-text",
+        model: Model::Smol,
+        texts: Texts::Unseen,
+        variants: equal_bytes(
+            "lava,lava+score=max-clamp,lava-peaks,snapkv,ada-snapkv,cake",
+            SMOL_128,
+            "f16,int8,fp8,int4",
+        ),
+        arguments: &["lm", "--samples", "8"],
+    },
+    Part {
+        name: "rows-needles",
+        model: Model::Smol,
+        texts: Texts::Unseen,
+        variants: equal_bytes("lava,lava-peaks", SMOL_128, "f16,int8,fp8,int4"),
+        arguments: &["needle", "kv", "--samples", "2"],
+    },
+    Part {
+        name: "rows-bytes",
+        model: Model::Smol,
+        texts: Texts::Unseen,
+        variants: equal_bytes("full,lava,lava-peaks", SMOL_BYTES, "f16,int8,int4"),
+        arguments: &["lm", "--samples", "2"],
+    },
+    Part {
+        name: "rows-qwen2-text",
+        model: Model::Qwen,
+        texts: Texts::Unseen,
+        variants: equal_bytes("full,lava,lava-peaks", QWEN_128, "f16,int8,int4"),
+        arguments: &["lm", "--samples", "4", "--continuation", "32"],
+    },
+    Part {
+        name: "rows-qwen2-needles",
+        model: Model::Qwen,
+        texts: Texts::Unseen,
+        variants: equal_bytes("lava,lava-peaks", QWEN_128, "f16,int4"),
+        arguments: &["needle", "--samples", "1", "--depths", "10,50,90"],
+    },
     Part {
         name: "smollm2-text",
         model: Model::Smol,

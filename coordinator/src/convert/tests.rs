@@ -56,6 +56,7 @@ fn an_empty_request_has_the_defaults() {
     let expected = CacheSize {
         method: Method::new(Policy::LavaPeaks),
         budget: 1024,
+        format: RowFormat::Int4,
         tokens: 100,
         max_tokens: 256,
     };
@@ -160,6 +161,7 @@ fn shares_and_bytes_become_entries_of_the_prompt_and_the_model() {
         let mut request = request();
         request.budget_form = Some(form);
         request.policy = policy.to_owned();
+        request.row_format = "f16".to_owned();
         order(request).unwrap().size.budget
     };
     // 100 tokens; 4 lists of rows, 64 bytes of an entry.
@@ -188,7 +190,10 @@ fn shares_and_bytes_become_entries_of_the_prompt_and_the_model() {
         expect!["budget_bytes is 0, expected at least 1"],
     );
     check_refused(
-        |r| r.budget_form = Some(BudgetForm::BudgetBytes(33 * 256 - 1)),
+        |r| {
+            r.budget_form = Some(BudgetForm::BudgetBytes(33 * 256 - 1));
+            r.row_format = "f16".to_owned();
+        },
         expect![
             "budget_bytes: a budget of 8.447kB comes to 32 entries per KV head and layer, the window alone has 32; the least that works is 8.448kB (33 entries)"
         ],
@@ -197,10 +202,38 @@ fn shares_and_bytes_become_entries_of_the_prompt_and_the_model() {
         |r| {
             r.budget_form = Some(BudgetForm::BudgetBytes(33 * 256));
             r.policy = "full".to_owned();
+            r.row_format = "f16".to_owned();
         },
         expect![
             "budget_bytes: a budget of 8.448kB comes to 33 entries per KV head and layer, the prompt is kept whole and has 100; the least that works is 25.6kB (100 entries)"
         ],
+    );
+}
+
+#[test]
+fn bytes_hold_more_packed_entries_and_an_unknown_format_is_refused_with_the_known() {
+    let entries = |format: &str| {
+        let mut request = request();
+        request.budget_form = Some(BudgetForm::BudgetBytes(50 * 256));
+        request.row_format = format.to_owned();
+        order(request).unwrap().size.budget
+    };
+    // A list: 32 entries of 64 bytes, a mean key of 32, others of 2 * (16 + 2) or 2 * (8 + 2).
+    assert_eq!(entries("int8"), 32 + (50 * 64 - 32 * 64 - 32) / 36);
+    assert_eq!(entries("int4"), 32 + (50 * 64 - 32 * 64 - 32) / 20);
+    assert_eq!(entries(""), entries("int4"));
+    check_refused(
+        |r| {
+            r.budget_form = Some(BudgetForm::BudgetBytes(8000));
+            r.row_format = "int4".to_owned();
+        },
+        expect![
+            "budget_bytes: a budget of 8kB comes to 30 entries per KV head and layer, the window alone has 32; the least that works is 8.4kB (33 entries)"
+        ],
+    );
+    check_refused(
+        |r| r.row_format = "int5".to_owned(),
+        expect![[r#"unknown row format "int5"; known are f32, f16, bf16, int8, fp8, int4"#]],
     );
 }
 
@@ -212,6 +245,7 @@ fn a_default_in_bytes_cuts_requests_that_name_no_budget_but_those_for_everything
     let entries = |policy: &str| {
         let mut request = request();
         request.policy = policy.to_owned();
+        request.row_format = "f16".to_owned();
         order_under(&plan, request).unwrap().size.budget
     };
     assert_eq!((entries(""), entries("full")), (50, 100));
@@ -321,6 +355,7 @@ fn an_answer_that_began_with_everything_kept_goes_on_so() {
     let expected = CacheSize {
         method: Method::new(Policy::Full),
         budget: 100,
+        format: RowFormat::Int4,
         tokens: 103,
         max_tokens: 253,
     };

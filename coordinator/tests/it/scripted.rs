@@ -12,8 +12,7 @@ use lava_proto::worker::worker_server::{Worker, WorkerServer};
 use lava_proto::worker::{
     DecodeDone, DecodeEvent, DecodeRequest, DescribeRequest, Description, DrainRequest,
     DrainResponse, FirstStep, FirstToken, GetTextFilesRequest, Load, Model, PrefillDone,
-    PrefillEvent, PrefillRequest, Reserved, Role, RowDtype, TextFiles, Tokens, decode_event,
-    prefill_event,
+    PrefillEvent, PrefillRequest, Reserved, Role, TextFiles, Tokens, decode_event, prefill_event,
 };
 use lava_test_support::{HfDtype, ToyModel, VOCAB_MIN};
 use tokio::net::TcpListener;
@@ -97,10 +96,10 @@ impl Scripted {
                 kv_heads: 2,
                 head_dim: 16,
                 vocabulary: VOCAB_MIN as u32,
-                row_dtype: RowDtype::F16.into(),
+                row_formats: vec!["f16".into(), "int4".into()],
                 end_of_text: vec![END_OF_TEXT],
                 text_digest: content_digest(&content).to_vec().into(),
-                wire_version: 1,
+                wire_version: lava_kv::WIRE_VERSION,
             }),
             load: Some(match role {
                 Role::Prefill => Load {
@@ -109,7 +108,7 @@ impl Scripted {
                 },
                 _ => Load {
                     pages_total: 100_000,
-                    page_rows: 16,
+                    page_bytes: 16 * 64,
                     slots_max: 8,
                     ..Load::default()
                 },

@@ -46,7 +46,8 @@ async fn models_are_listed_once_a_pair_of_workers_serves_them() {
     let model = client.get_model(request).await.unwrap().into_inner();
     assert_eq!(models, std::slice::from_ref(&model));
     assert_eq!((model.context_tokens, model.vocabulary), (100_000, 259));
-    assert_eq!((model.layers, model.kv_heads, model.row_bytes), (2, 2, 64));
+    assert_eq!((model.layers, model.kv_heads, model.head_dim), (2, 2, 16));
+    assert_eq!(model.row_formats, ["f16", "int4"]);
     assert_eq!((model.prefill_workers, model.decode_workers), (1, 1));
     assert!(model.chat);
 }

@@ -20,7 +20,7 @@ use subject::Subject;
 pub(crate) fn run(options: &Eval) -> Result<()> {
     // What can be refused without the model is refused before it is read.
     let suite = options.suite()?;
-    let variants = Variant::all(&options.policies, &options.budgets)?;
+    let variants = Variant::all(&options.policies, &options.row_formats, &options.budgets)?;
     let texts = options.read_texts()?;
     suite.check(&texts)?;
     let mut questions = options.read_data()?;

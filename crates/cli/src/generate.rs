@@ -4,12 +4,12 @@ use std::io::Write;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use lava::EntryBytes;
 use lava_engine::{
-    Model, ModelFiles, PagePool, PageShape, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
+    Model, ModelFiles, PagePool, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
 };
 use lava_text::{Detokenizer, Message, StopStrings, TextFiles, Tokenizer, encode_chat};
 
-use crate::model::page_shape;
 use crate::options::Generate;
 use crate::report::{FinishReason, Report};
 use crate::{model, progress};
@@ -25,16 +25,17 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
     let files = model::find(name)?;
     let (tokenizer, tokens) = encode(options, &files, prompt)?;
     let model = progress::load(&files, options.weights.into())?;
-    let pages = page_shape(&model, options.row_dtype.into());
-    let request = request(options, &model, &tokens, pages)?;
-    let pool = PagePool::new(pages, request.pages_max(&model, pages));
+    let request = request(options, &model, &tokens)?;
+    let page_bytes = model.config().page_bytes();
+    let pool = PagePool::new(page_bytes, request.pages_max(&model, page_bytes));
     let vocabulary = model.config().vocabulary;
     let mut sampler = Sampler::new(params, &tokens, vocabulary)?;
 
     let mut bar = progress::prefill(model.config().layers);
     let mut prefilled = model.prefill(&request, &pool, &mut bar)?;
     let rows_kept = prefilled.cache.rows();
-    let kept_bytes = prefilled.cache.row_bytes();
+    let full_bytes = prefilled.cache.shape().full_bytes();
+    let kept_bytes = prefilled.cache.stored_bytes();
 
     let began = Instant::now();
     let mut answer = Answer::new(options.json);
@@ -67,9 +68,8 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
         answer,
         finish,
         weight_bytes: model.weight_bytes(),
-        full_bytes: model
-            .config()
-            .full_cache_bytes(tokens.len(), pages.dtype.bytes()),
+        row_format: request.format,
+        full_bytes,
         kept_bytes,
         rows_kept,
         layer_rows: layer_rows(&prefilled.cascade, model.config().kv_heads),
@@ -123,12 +123,7 @@ fn encode(options: &Generate, files: &ModelFiles, prompt: String) -> Result<(Tok
 
 /// The answer's length is bounded by the request and by the model's positions; the last token is
 /// never appended to the cache.
-fn request<'a>(
-    options: &Generate,
-    model: &Model,
-    tokens: &'a [u32],
-    pages: PageShape,
-) -> Result<PrefillRequest<'a>> {
+fn request<'a>(options: &Generate, model: &Model, tokens: &'a [u32]) -> Result<PrefillRequest<'a>> {
     let config = model.config();
     let room = config.positions_max().saturating_sub(tokens.len());
     let shape = lava::Shape {
@@ -136,13 +131,17 @@ fn request<'a>(
         kv_heads: config.kv_heads,
         tokens: tokens.len(),
     };
-    let entry_bytes = 2 * pages.head_dim * pages.dtype.bytes();
+    let format = options.row_format;
+    let bytes = EntryBytes {
+        pinned: format.wide().entry_bytes(config.head_dim),
+        other: format.entry_bytes(config.head_dim),
+        table: format.mean_bytes(config.head_dim),
+    };
     Ok(PrefillRequest {
         tokens,
         method: options.policy,
-        budget: options
-            .budget
-            .entries(&options.policy, shape, entry_bytes)?,
+        budget: options.budget.entries(&options.policy, shape, bytes)?,
+        format,
         appended_max: (options.max_tokens as usize).min(room).saturating_sub(1),
     })
 }

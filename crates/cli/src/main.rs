@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod coordinator;
 mod drain;
 mod eval;
@@ -47,6 +48,8 @@ enum Command {
     Generate(Box<options::Generate>),
     /// Measure what policies and budgets cost in quality.
     Eval(Box<eval::Eval>),
+    /// Measure how fast the engine is.
+    Bench(bench::Bench),
     /// Compare the engine with a golden file; fails past the tolerances.
     Golden(options::Golden),
 }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
             None => generate::run(&options).map(done),
         },
         Command::Eval(options) => eval::run(&options).map(done),
+        Command::Bench(options) => bench::run(&options).map(done),
         Command::Golden(options) => golden::run(&options),
     };
     result.unwrap_or_else(|error| {

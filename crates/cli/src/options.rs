@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lava::{Budget, Method};
-use lava_engine::{RowDtype, SamplingParams, WeightFormat};
+use lava_engine::{RowFormat, SamplingParams, WeightFormat};
 
 /// Arguments of `lava generate`.
 #[derive(Args)]
@@ -41,9 +41,9 @@ pub(crate) struct Generate {
     /// End the answer where this text would appear; may be repeated.
     #[arg(long)]
     pub(crate) stop: Vec<String>,
-    /// How cache rows are stored.
-    #[arg(long, value_enum, default_value_t = Rows::F16, conflicts_with = "addr")]
-    pub(crate) row_dtype: Rows,
+    /// How cache rows that compete for the budget are stored: f32, f16, bf16, int8, fp8 or int4.
+    #[arg(long, default_value_t = RowFormat::Int4)]
+    pub(crate) row_format: RowFormat,
     /// How weights are held.
     #[arg(long, value_enum, default_value_t = Weights::Stored, conflicts_with = "addr")]
     pub(crate) weights: Weights,
@@ -110,23 +110,6 @@ pub(crate) struct Golden {
     /// The model it was made with.
     #[arg(long)]
     pub(crate) model: String,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Rows {
-    F16,
-    Bf16,
-    F32,
-}
-
-impl From<Rows> for RowDtype {
-    fn from(rows: Rows) -> Self {
-        match rows {
-            Rows::F16 => Self::F16,
-            Rows::Bf16 => Self::Bf16,
-            Rows::F32 => Self::F32,
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -103,6 +103,7 @@ fn request(options: &Generate) -> Result<v1::GenerateRequest> {
         }),
         stop: options.stop.clone(),
         policy: options.policy.to_string(),
+        row_format: options.row_format.to_string(),
         budget_form: Some(match options.budget {
             Budget::Entries(entries) => BudgetForm::Budget(entries),
             Budget::Share { milli } => BudgetForm::BudgetShareMilli(milli),
@@ -173,8 +174,9 @@ impl Answer {
         println!("\n");
         println!("request         {}", self.request_id);
         println!(
-            "policy          {}, budget {}",
+            "policy          {}, rows in {}, budget {}",
             options.policy,
+            options.row_format,
             budget(options.budget, finish.budget as usize)
         );
         println!("prompt          {} tokens", usage.prompt_tokens);
@@ -228,6 +230,7 @@ impl Answer {
         let document = json!({
             "request_id": self.request_id,
             "policy": options.policy.to_string(),
+            "row_format": options.row_format.name(),
             "budget": finish.budget,
             "budget_asked": options.budget.to_string(),
             "prompt_tokens": usage.prompt_tokens,
@@ -236,7 +239,8 @@ impl Answer {
             "finish_reason": reason(finish.reason()),
             "full_cache_bytes": t.full_bytes,
             "shipped_bytes": t.shipped_bytes,
-            "kept_bytes": t.row_bytes,
+            "kept_bytes": t.stored_bytes,
+            "element_bytes": t.row_bytes,
             "rows_kept": t.rows_kept,
             "early_share": t.early_share,
             "early_share_bound": t.early_share_bound,

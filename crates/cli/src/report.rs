@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lava::Budget;
+use lava_engine::RowFormat;
 use serde_json::json;
 
 use crate::generate::Answer;
@@ -34,6 +35,7 @@ impl FinishReason {
 pub(crate) struct Report {
     pub(crate) model: String,
     pub(crate) policy: String,
+    pub(crate) row_format: RowFormat,
     pub(crate) budget_asked: Budget,
     /// Entries per layer and KV head that it came to.
     pub(crate) budget: usize,
@@ -60,8 +62,9 @@ impl Report {
         let steps = self.answer.tokens.len().saturating_sub(1);
         println!("\n");
         println!(
-            "policy          {}, budget {} (window {})",
+            "policy          {}, rows in {}, budget {} (window {})",
             self.policy,
+            self.row_format,
             budget(self.budget_asked, self.budget),
             self.window
         );
@@ -111,6 +114,7 @@ impl Report {
         let document = json!({
             "model": self.model,
             "policy": self.policy,
+            "row_format": self.row_format.name(),
             "budget": self.budget,
             "budget_asked": self.budget_asked.to_string(),
             "window": self.window,

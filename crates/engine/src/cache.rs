@@ -2,15 +2,18 @@
 
 use std::ops::Range;
 
-use lava_kernels::PageRows;
+use half::f16;
+use lava_kernels::{mean_key, pack_key, pack_value, store};
+use lava_kv::CacheShape;
 
-use crate::pool::{Page, PageShape, Reservation};
+use crate::pool::Reservation;
+use crate::table::{Area, PageTable};
 
 /// Ragged rows of all (layer, KV head) pairs, drawn from one reservation. Rows are in no particular
 /// order of position: keys carry their rotation, so attention does not care.
 #[derive(Debug)]
 pub struct RaggedCache {
-    kv_heads: usize,
+    shape: CacheShape,
     /// `[L * Hkv]`.
     tables: Vec<PageTable>,
     reservation: Reservation,
@@ -21,28 +24,25 @@ pub struct RaggedCache {
 /// A point in the life of a cache, to go back to.
 #[derive(Debug, Clone)]
 pub struct Mark {
-    /// `[L * Hkv]`.
-    rows: Vec<usize>,
+    /// Wide and packed rows of each table, `[L * Hkv]`.
+    rows: Vec<(usize, usize)>,
     next_position: usize,
 }
 
-/// The rows of one (layer, KV head).
-#[derive(Debug, Default)]
-pub struct PageTable {
-    pages: Vec<Page>,
-    rows: usize,
-}
-
 impl RaggedCache {
-    /// An empty cache for a prompt of `tokens` tokens. Pages are taken from `reservation`.
-    pub fn new(layers: usize, kv_heads: usize, tokens: usize, reservation: Reservation) -> Self {
+    /// An empty cache. Pages are taken from `reservation`.
+    pub fn new(shape: CacheShape, reservation: Reservation) -> Self {
+        let area = |format| Area::new(format, shape.head_dim, reservation.page_bytes());
+        let table = || PageTable {
+            mean_key: vec![0.0; shape.head_dim],
+            wide: area(shape.format.wide()),
+            packed: area(shape.format),
+        };
         Self {
-            kv_heads,
-            tables: (0..layers * kv_heads)
-                .map(|_| PageTable::default())
-                .collect(),
+            tables: (0..shape.tables()).map(|_| table()).collect(),
+            next_position: shape.tokens,
+            shape,
             reservation,
-            next_position: tokens,
         }
     }
 
@@ -53,23 +53,25 @@ impl RaggedCache {
 
     /// The rows of one KV head of one layer.
     pub fn table(&self, layer: usize, head: usize) -> &PageTable {
-        &self.tables[layer * self.kv_heads + head]
+        &self.tables[layer * self.shape.kv_heads + head]
     }
 
     /// The rows of all KV heads of one layer.
     pub fn layer(&self, layer: usize) -> &[PageTable] {
-        &self.tables[layer * self.kv_heads..][..self.kv_heads]
+        &self.tables[layer * self.shape.kv_heads..][..self.shape.kv_heads]
     }
 
     /// Entries over all layers and heads.
     pub fn rows(&self) -> usize {
-        self.tables.iter().map(|table| table.rows).sum()
+        self.tables.iter().map(PageTable::rows).sum()
     }
 
-    /// Bytes of the kept rows themselves, without the unused ends of pages.
-    pub fn row_bytes(&self) -> usize {
-        let shape = self.shape();
-        self.rows() * 2 * shape.head_dim * shape.dtype.bytes()
+    /// Bytes of the kept rows themselves, scales and mean keys included, without the unused ends of pages.
+    /// Appended rows do not count.
+    pub fn stored_bytes(&self) -> usize {
+        let appended = self.next_position - self.shape.tokens;
+        let kept = self.tables.iter().map(|table| table.rows() - appended);
+        self.shape.stored_bytes(kept)
     }
 
     /// Pages in use.
@@ -82,88 +84,125 @@ impl RaggedCache {
         self.reservation.pages()
     }
 
-    /// Shape of the pages.
-    pub fn shape(&self) -> PageShape {
-        self.reservation.shape()
+    /// What it was made for.
+    pub fn shape(&self) -> &CacheShape {
+        &self.shape
     }
 
-    /// Adds one entry to a head: `key` and `value` are `[D]`.
-    pub(crate) fn push(&mut self, layer: usize, head: usize, key: &[f32], value: &[f32]) {
-        let shape = self.reservation.shape();
-        let table = &mut self.tables[layer * self.kv_heads + head];
-        if table.rows == table.pages.len() * shape.rows {
-            table.pages.push(self.reservation.take());
+    /// The area of a table's row, by its place among those that prefill leaves, and its place in there.
+    fn place(&self, row: usize) -> (bool, usize) {
+        match row.checked_sub(self.shape.wide_rows) {
+            Some(row) => (true, row),
+            None => (false, row),
         }
-        let row = table.rows % shape.rows;
-        let page = table.pages.last_mut().expect("a page was just ensured");
-        page.write(shape, row, key, value);
-        table.rows += 1;
     }
 
-    /// Adds entries to a head: `keys` and `values` are `[rows, D]` as pages hold them.
+    /// Sets what the packed keys of a layer's heads are relative to, from all keys of the layer,
+    /// `[N, Hkv, D]`. Comes before their rows.
+    pub(crate) fn set_means(&mut self, layer: usize, keys: &[f32]) {
+        let (kv_heads, d) = (self.shape.kv_heads, self.shape.head_dim);
+        if self.shape.format.is_packed() {
+            for head in 0..kv_heads {
+                self.tables[layer * kv_heads + head].mean_key = mean_key(keys, kv_heads, head, d);
+            }
+        }
+    }
+
+    /// Adds the next of the rows that prefill leaves to a head: `key` and `value` are `[D]`.
+    pub(crate) fn push(&mut self, layer: usize, head: usize, key: &[f32], value: &[f32]) {
+        let index = layer * self.shape.kv_heads + head;
+        let (packed, _) = self.place(self.tables[index].rows());
+        if !packed {
+            return self.append(layer, head, key, value);
+        }
+        let format = self.shape.format;
+        let PageTable {
+            mean_key, packed, ..
+        } = &mut self.tables[index];
+        packed.push(&mut self.reservation, |half, codes, scale| match half {
+            0 => pack_key(format, key, mean_key, codes, scale),
+            _ => pack_value(format, value, codes, scale),
+        });
+    }
+
+    /// Adds the row of a new token to a head: `key` and `value` are `[D]`.
+    pub(crate) fn append(&mut self, layer: usize, head: usize, key: &[f32], value: &[f32]) {
+        let format = self.shape.format.wide();
+        let table = &mut self.tables[layer * self.shape.kv_heads + head];
+        let rows = [key, value];
+        table.wide.push(&mut self.reservation, |half, codes, _| {
+            store(format, rows[half], codes);
+        });
+    }
+
+    /// The mean key of a head as it came, `[D]` in half precision.
+    ///
+    /// # Panics
+    /// If it has another length; whoever sets it has checked that.
+    pub fn set_mean(&mut self, layer: usize, head: usize, bytes: &[u8]) {
+        let mean = bytes
+            .chunks_exact(2)
+            .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
+        let table = &mut self.tables[layer * self.shape.kv_heads + head];
+        table.mean_key = mean.collect();
+        assert_eq!(table.mean_key.len(), self.shape.head_dim);
+    }
+
+    /// Appends the mean keys of a layer's heads to `out`, as [`set_mean`](Self::set_mean) reads them.
+    pub fn copy_means(&self, layer: usize, out: &mut Vec<u8>) {
+        for table in self.layer(layer) {
+            let halves = table.mean_key.iter().map(|&x| f16::from_f32(x));
+            out.extend(halves.flat_map(f16::to_le_bytes));
+        }
+    }
+
+    /// Adds entries to a head: `keys` and `values` as they lie on the wire, all of one form, which is that
+    /// of the head's next row.
     ///
     /// # Panics
     /// If the two differ in length or are not whole rows, or the reservation is used up: whoever
     /// appends has checked both.
     pub fn append_rows(&mut self, layer: usize, head: usize, keys: &[u8], values: &[u8]) {
-        let shape = self.reservation.shape();
-        let row_bytes = shape.head_dim * shape.dtype.bytes();
-        assert!(keys.len() == values.len() && keys.len().is_multiple_of(row_bytes));
-        let table = &mut self.tables[layer * self.kv_heads + head];
-        let rows = keys.len() / row_bytes;
-        let mut done = 0;
-        while done < rows {
-            let first = table.rows % shape.rows;
-            if table.rows == table.pages.len() * shape.rows {
-                table.pages.push(self.reservation.take());
-            }
-            let take = (rows - done).min(shape.rows - first);
-            let page = table.pages.last_mut().expect("a page was just ensured");
-            for (half, source) in [keys, values].into_iter().enumerate() {
-                page.bytes_mut(shape, half, first..first + take)
-                    .copy_from_slice(&source[done * row_bytes..(done + take) * row_bytes]);
-            }
-            table.rows += take;
-            done += take;
-        }
+        let index = layer * self.shape.kv_heads + head;
+        let (packed, _) = self.place(self.tables[index].rows());
+        let table = &mut self.tables[index];
+        let area = match packed {
+            true => &mut table.packed,
+            false => &mut table.wide,
+        };
+        area.append(&mut self.reservation, keys, values);
     }
 
-    /// Appends to `out` the keys of the entries `rows` of a head, then their values, as pages hold
-    /// them.
+    /// Appends to `out` the keys of the entries `rows` of a head, then their values, as they lie on the
+    /// wire: all of one form, then those of the other.
     ///
     /// # Panics
     /// If the head has fewer entries.
     pub fn copy_rows(&self, layer: usize, head: usize, rows: Range<usize>, out: &mut Vec<u8>) {
-        let shape = self.reservation.shape();
         let table = self.table(layer, head);
-        assert!(rows.end <= table.rows, "only rows that exist are copied");
-        for half in 0..2 {
-            let mut row = rows.start;
-            while row < rows.end {
-                let first = row % shape.rows;
-                let take = (rows.end - row).min(shape.rows - first);
-                let page = &table.pages[row / shape.rows];
-                out.extend_from_slice(page.bytes(shape, half, first..first + take));
-                row += take;
-            }
+        for (_, rows) in self.shape.split(rows) {
+            let (packed, start) = self.place(rows.start);
+            let area = match packed {
+                true => &table.packed,
+                false => &table.wide,
+            };
+            area.copy(start..start + rows.len(), out);
         }
     }
 
-    /// Keeps the first `rows` entries of a head and frees the pages behind them.
+    /// Keeps the first `rows` of the entries that prefill left of a head and frees the pages behind them.
     pub(crate) fn truncate(&mut self, layer: usize, head: usize, rows: usize) {
-        let shape = self.reservation.shape();
-        let table = &mut self.tables[layer * self.kv_heads + head];
-        assert!(rows <= table.rows, "a truncation never adds rows");
-        table.rows = rows;
-        for page in table.pages.drain(rows.div_ceil(shape.rows)..) {
-            self.reservation.give_back(page);
-        }
+        let wide = rows.min(self.shape.wide_rows);
+        let table = &mut self.tables[layer * self.shape.kv_heads + head];
+        table.packed.truncate(&mut self.reservation, rows - wide);
+        table.wide.truncate(&mut self.reservation, wide);
     }
 
     /// Where the cache stands now, for [`rewind`](Self::rewind).
     pub fn mark(&self) -> Mark {
+        let rows = |table: &PageTable| (table.wide.rows(), table.packed.rows());
         Mark {
-            rows: self.tables.iter().map(|table| table.rows).collect(),
+            rows: self.tables.iter().map(rows).collect(),
             next_position: self.next_position,
         }
     }
@@ -173,8 +212,9 @@ impl RaggedCache {
     /// # Panics
     /// If it is another cache's mark and this one has fewer rows somewhere.
     pub fn rewind(&mut self, mark: &Mark) {
-        for (index, &rows) in mark.rows.iter().enumerate() {
-            self.truncate(index / self.kv_heads, index % self.kv_heads, rows);
+        for (table, &(wide, packed)) in self.tables.iter_mut().zip(&mark.rows) {
+            table.wide.truncate(&mut self.reservation, wide);
+            table.packed.truncate(&mut self.reservation, packed);
         }
         self.next_position = mark.next_position;
     }
@@ -187,21 +227,10 @@ impl RaggedCache {
 
 impl Drop for RaggedCache {
     fn drop(&mut self) {
-        for page in self.tables.drain(..).flat_map(|table| table.pages) {
-            self.reservation.give_back(page);
+        for table in &mut self.tables {
+            table.wide.truncate(&mut self.reservation, 0);
+            table.packed.truncate(&mut self.reservation, 0);
         }
-    }
-}
-
-impl PageTable {
-    /// Entries.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// The pages that hold them, in order.
-    pub fn pages(&self) -> impl Iterator<Item = PageRows<'_>> {
-        self.pages.iter().map(Page::rows)
     }
 }
 
@@ -209,99 +238,148 @@ impl PageTable {
 mod tests {
     use super::*;
     use crate::pool::PagePool;
-    use lava_kv::RowDtype;
+    use lava_kv::RowFormat;
+
+    /// Heads of 8 elements, two rows of the window; pages of 4 rows in 16 bits.
+    fn cache(pool: &PagePool, kv_heads: usize, tokens: usize, format: RowFormat) -> RaggedCache {
+        let shape = CacheShape {
+            layers: 1,
+            kv_heads,
+            head_dim: 8,
+            tokens,
+            window_rows: 2,
+            wide_rows: if format.is_packed() { 2 } else { tokens },
+            format,
+        };
+        RaggedCache::new(shape, pool.reserve(pool.pages()).unwrap())
+    }
+
+    fn pool() -> PagePool {
+        PagePool::new(4 * RowFormat::F16.entry_bytes(8), 12)
+    }
+
+    /// Keys are `x`, values `-x`.
+    fn push(cache: &mut RaggedCache, head: usize, x: usize) {
+        cache.push(0, head, &[x as f32; 8], &[-(x as f32); 8]);
+    }
+
+    fn contents(cache: &RaggedCache) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        cache.copy_means(0, &mut bytes);
+        for (head, table) in cache.layer(0).iter().enumerate() {
+            cache.copy_rows(0, head, 0..table.rows(), &mut bytes);
+        }
+        bytes
+    }
 
     #[test]
     fn a_truncation_frees_whole_pages_and_a_drop_frees_all() {
-        let shape = PageShape {
-            rows: 4,
-            head_dim: 2,
-            dtype: RowDtype::F16,
-        };
-        let pool = PagePool::new(shape, 8);
-        let mut cache = RaggedCache::new(1, 2, 0, pool.reserve(8).unwrap());
-        for i in 0..11 {
-            cache.push(0, 0, &[i as f32, 0.0], &[0.0, i as f32]);
-        }
-        cache.push(0, 1, &[0.0; 2], &[0.0; 2]);
-        assert_eq!((cache.rows(), cache.pages()), (12, 4));
-        cache.truncate(0, 0, 8);
-        assert_eq!((cache.rows(), cache.pages()), (9, 3));
-        cache.truncate(0, 0, 5);
-        cache.push(0, 0, &[50.0, 0.0], &[0.0, 51.0]);
-        let second = cache.table(0, 0).pages().nth(1).unwrap();
-        let mut scratch = Vec::new();
-        assert_eq!(second.widen(&mut scratch)[..4], [4.0, 0.0, 50.0, 0.0]);
-        assert_eq!(cache.row_bytes(), 7 * 2 * 2 * 2);
-        drop(cache);
+        let pool = pool();
+        let mut plain = cache(&pool, 2, 20, RowFormat::F16);
+        (0..11).for_each(|i| push(&mut plain, 0, i));
+        push(&mut plain, 1, 0);
+        assert_eq!((plain.rows(), plain.pages()), (12, 4));
+        plain.truncate(0, 0, 8);
+        assert_eq!((plain.rows(), plain.pages()), (9, 3));
+        plain.truncate(0, 0, 5);
+        push(&mut plain, 0, 50);
+        let mut bytes = Vec::new();
+        plain.copy_rows(0, 0, 4..6, &mut bytes);
+        let halves = bytes
+            .chunks_exact(2)
+            .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
+        let expected = [[4.0; 8], [50.0; 8], [-4.0; 8], [-50.0; 8]].concat();
+        assert_eq!(halves.collect::<Vec<_>>(), expected);
+        assert_eq!(plain.stored_bytes(), 7 * 2 * 8 * 2);
+        drop(plain);
+        assert_eq!(pool.pages_reserved(), 0);
+    }
+
+    #[test]
+    fn packed_rows_have_pages_of_their_own() {
+        let pool = pool();
+        let mut packed = cache(&pool, 1, 40, RowFormat::Int4);
+        (0..13).for_each(|i| push(&mut packed, 0, i));
+        // Two rows in half precision; 11 in int4, of which a page of 128 bytes holds ten.
+        assert_eq!((packed.rows(), packed.pages()), (13, 3));
+        assert_eq!(packed.stored_bytes(), 2 * 32 + 11 * 12 + 16);
+        let runs: Vec<_> = packed
+            .table(0, 0)
+            .runs()
+            .map(|run| (run.format, run.rows))
+            .collect();
+        assert_eq!(
+            runs,
+            [
+                (RowFormat::F16, 2),
+                (RowFormat::Int4, 10),
+                (RowFormat::Int4, 1)
+            ]
+        );
+        packed.append(0, 0, &[1.0; 8], &[1.0; 8]);
+        packed.advance();
+        assert_eq!((packed.rows(), packed.pages()), (14, 3));
+        assert_eq!(packed.stored_bytes(), 2 * 32 + 11 * 12 + 16);
+        packed.truncate(0, 0, 2);
+        assert_eq!(packed.pages(), 1);
+        drop(packed);
         assert_eq!(pool.pages_reserved(), 0);
     }
 
     #[test]
     fn a_rewind_undoes_what_was_appended_and_gives_its_pages_back() {
-        let shape = PageShape {
-            rows: 4,
-            head_dim: 2,
-            dtype: RowDtype::F32,
-        };
-        let pool = PagePool::new(shape, 8);
-        let mut cache = RaggedCache::new(1, 2, 7, pool.reserve(8).unwrap());
-        let push = |cache: &mut RaggedCache, head: usize, value: usize| {
-            cache.push(0, head, &[value as f32, 0.5], &[0.25, -(value as f32)]);
-        };
-        // One head ends in the middle of a page, the other with one.
-        (0..6).for_each(|i| push(&mut cache, 0, i));
-        (0..4).for_each(|i| push(&mut cache, 1, i));
-        let contents = |cache: &RaggedCache| {
-            let mut bytes = Vec::new();
-            for head in 0..2 {
-                cache.copy_rows(0, head, 0..cache.table(0, head).rows(), &mut bytes);
+        for format in RowFormat::ALL {
+            let pool = PagePool::new(4 * RowFormat::F32.entry_bytes(8), 12);
+            let mut cache = cache(&pool, 2, 7, format);
+            // One head ends in the middle of a page, the other with one.
+            (0..6).for_each(|i| push(&mut cache, 0, i));
+            (0..4).for_each(|i| push(&mut cache, 1, i));
+            let state = |cache: &RaggedCache| {
+                (
+                    contents(cache),
+                    cache.rows(),
+                    cache.pages(),
+                    cache.next_position(),
+                )
+            };
+            let before = state(&cache);
+            let mark = cache.mark();
+            for appended in [1, 5] {
+                for i in 0..appended {
+                    for head in 0..2 {
+                        cache.append(0, head, &[i as f32; 8], &[0.5; 8]);
+                    }
+                    cache.advance();
+                }
+                assert_eq!(cache.next_position(), 7 + appended);
+                assert_eq!(cache.rows(), 10 + 2 * appended);
+                cache.rewind(&mark);
+                assert_eq!(state(&cache), before, "after {appended} rows of {format}");
             }
-            (bytes, cache.rows(), cache.pages(), cache.next_position())
-        };
-        let before = contents(&cache);
-        assert_eq!((before.1, before.2, before.3), (10, 3, 7));
-        let mark = cache.mark();
-        for appended in [1, 5] {
-            for i in 0..appended {
-                push(&mut cache, 0, 100 + i);
-                push(&mut cache, 1, 200 + i);
-                cache.advance();
-            }
-            assert_eq!(cache.next_position(), 7 + appended);
-            assert_eq!(cache.rows(), 10 + 2 * appended);
-            cache.rewind(&mark);
-            assert_eq!(contents(&cache), before, "after {appended} rows");
+            drop(cache);
+            assert_eq!(pool.pages_reserved(), 0);
         }
-        drop(cache);
-        assert_eq!(pool.pages_reserved(), 0);
     }
 
     #[test]
     fn rows_that_are_copied_out_and_appended_again_are_the_same() {
-        for dtype in [RowDtype::F16, RowDtype::Bf16, RowDtype::F32] {
-            let shape = PageShape {
-                rows: 4,
-                head_dim: 2,
-                dtype,
-            };
-            let pool = PagePool::new(shape, 20);
-            let mut source = RaggedCache::new(1, 1, 0, pool.reserve(8).unwrap());
-            for i in 0..11 {
-                source.push(0, 0, &[i as f32, 0.5], &[0.25, -i as f32]);
-            }
-            let mut target = RaggedCache::new(1, 1, 0, pool.reserve(8).unwrap());
-            for rows in [0..3, 3..4, 4..11] {
+        for format in RowFormat::ALL {
+            let (here, there) = (pool(), pool());
+            let mut source = cache(&here, 1, 30, format);
+            source.set_means(0, &[[1.0; 8], [4.0; 8]].concat());
+            (0..11).for_each(|i| push(&mut source, 0, i));
+            let mut target = cache(&there, 1, 30, format);
+            let mut means = Vec::new();
+            source.copy_means(0, &mut means);
+            target.set_mean(0, 0, &means);
+            for rows in [0..2, 2..3, 3..4, 4..11] {
                 let mut bytes = Vec::new();
                 source.copy_rows(0, 0, rows, &mut bytes);
                 let (keys, values) = bytes.split_at(bytes.len() / 2);
                 target.append_rows(0, 0, keys, values);
             }
-            let (mut all, mut copied) = (Vec::new(), Vec::new());
-            source.copy_rows(0, 0, 0..11, &mut all);
-            target.copy_rows(0, 0, 0..11, &mut copied);
-            assert_eq!((target.rows(), all.len()), (11, 11 * 4 * dtype.bytes()));
-            assert_eq!(all, copied);
+            assert_eq!(target.rows(), 11);
+            assert_eq!(contents(&source), contents(&target), "{format}");
         }
     }
 }

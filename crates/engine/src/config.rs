@@ -5,6 +5,9 @@ pub(crate) mod hf;
 
 use std::path::Path;
 
+use lava::{Method, Shape};
+use lava_kv::{CacheShape, RowFormat};
+
 use crate::error::LoadError;
 
 /// Families that the one decoder runs.
@@ -94,9 +97,37 @@ impl ModelConfig {
         self.context.min(self.sliding_window.unwrap_or(usize::MAX))
     }
 
-    /// Bytes of the uncompressed cache of `tokens` tokens at `element_bytes` per element.
-    pub fn full_cache_bytes(&self, tokens: usize, element_bytes: usize) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * tokens * element_bytes
+    /// Shape of the compact cache of a prompt of `tokens` tokens.
+    pub fn cache_shape(
+        &self,
+        tokens: usize,
+        method: &Method,
+        budget: usize,
+        format: RowFormat,
+    ) -> CacheShape {
+        let shape = Shape {
+            layers: self.layers,
+            kv_heads: self.kv_heads,
+            tokens,
+        };
+        CacheShape {
+            layers: self.layers,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            tokens,
+            window_rows: shape.window_rows(method, budget),
+            wide_rows: match format.is_packed() {
+                true => shape.pinned_rows(method, budget),
+                false => tokens,
+            },
+            format,
+        }
+    }
+
+    /// Bytes of a page of compact caches: 16 entries in half precision, few enough that the unused ends of
+    /// L * Hkv pages stay small.
+    pub fn page_bytes(&self) -> usize {
+        16 * RowFormat::F16.entry_bytes(self.head_dim)
     }
 
     /// Refuses what the decoder cannot compute with; `file` is named in the error.

@@ -62,7 +62,7 @@ fn append(batch: &mut [Turn<'_>], layer: usize, projected: &Projected) -> Candle
             let rows = keys.chunks_exact(d).zip(values.chunks_exact(d));
             for (index, (key, value)) in rows.enumerate() {
                 let (turn, head) = (index / kv_heads, index % kv_heads);
-                batch[turn].cache.push(layer, head, key, value);
+                batch[turn].cache.append(layer, head, key, value);
             }
         })
     })?
@@ -76,15 +76,13 @@ fn attend(batch: &[Turn<'_>], layer: usize, query: &Tensor) -> CandleResult<Tens
         let caches = batch.iter().map(|turn| &*turn.cache);
         let tables: Vec<_> = caches.flat_map(|cache| cache.layer(layer)).collect();
         let group = queries.len() / tables.len();
-        let page_rows = batch[0].cache.shape().rows;
         let heads: Vec<DecodeHead<'_>> = tables
             .iter()
             .zip(queries.chunks_exact(group))
             .map(|(table, queries)| DecodeHead {
                 queries,
-                pages: table.pages().collect(),
-                rows: table.rows(),
-                page_rows,
+                runs: table.runs().collect(),
+                mean_key: table.mean_key(),
             })
             .collect();
         decode_attention(&mut out, &heads, d);

@@ -1,6 +1,6 @@
 //! Which models may share a cache.
 
-use lava_kv::{RowDtype, WIRE_VERSION};
+use lava_kv::WIRE_VERSION;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::LoadError;
@@ -13,13 +13,13 @@ const SAMPLE_BYTES: usize = 4096;
 impl Model {
     /// XXH3 (128 bits) of what two workers must have in common so that one can decode the other's cache:
     /// the configuration, both ends of every weight matrix as the engine holds it (so RoPE's row order
-    /// and quantisation are in it, the file's format is not), the rows' dtype and the wire version.
+    /// and quantisation are in it, the file's format is not) and the wire version.
     ///
     /// # Errors
     /// The tensor library refused to hand out a weight.
-    pub fn fingerprint(&self, rows: RowDtype) -> Result<[u8; 16], LoadError> {
+    pub fn fingerprint(&self) -> Result<[u8; 16], LoadError> {
         let mut hasher = Xxh3::new();
-        hasher.update(format!("{WIRE_VERSION} {rows:?} {:?}", self.config()).as_bytes());
+        hasher.update(format!("{WIRE_VERSION} {:?}", self.config()).as_bytes());
         self.embedding().sample(&mut hasher)?;
         for layer in self.layers() {
             for linear in layer.linears() {

@@ -1,59 +1,18 @@
 //! Pages: fixed runs of K and V rows, handed out from one bounded pool and returned by drop.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use half::{bf16, f16};
-use lava_kernels::PageRows;
-use lava_kv::RowDtype;
 
 use crate::error::EngineError;
 
-/// The memory of all compact caches of a process. Cloning shares it.
+/// The memory of all compact caches of a process, whatever their row formats. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct PagePool {
     inner: Arc<Inner>,
 }
 
-/// What a page looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageShape {
-    /// Entries (one K and one V row each) of a page.
-    pub rows: usize,
-    /// D.
-    pub head_dim: usize,
-    /// How elements are stored.
-    pub dtype: RowDtype,
-}
-
-impl PageShape {
-    /// Bytes of one page.
-    pub fn bytes(&self) -> usize {
-        2 * self.rows * self.head_dim * self.dtype.bytes()
-    }
-
-    /// Pages that `rows` entries spread over `tables` tables can need at most: each table ends in
-    /// at most one page that is not full.
-    pub fn pages_max(&self, rows: usize, tables: usize) -> usize {
-        rows / self.rows + tables
-    }
-}
-
-impl PageShape {
-    fn byte_range(&self, half: usize, rows: Range<usize>) -> Range<usize> {
-        assert!(
-            half < 2 && rows.end <= self.rows,
-            "a page has two halves of rows"
-        );
-        let row = self.head_dim * self.dtype.bytes();
-        let first = half * self.rows;
-        (first + rows.start) * row..(first + rows.end) * row
-    }
-}
-
 #[derive(Debug)]
 struct Inner {
-    shape: PageShape,
+    page_bytes: usize,
     pages: usize,
     state: Mutex<State>,
 }
@@ -62,25 +21,25 @@ struct Inner {
 struct State {
     reserved: usize,
     /// Buffers that were used before.
-    spare: Vec<Buffer>,
+    spare: Vec<Page>,
 }
 
 impl PagePool {
-    /// A pool of `pages` pages. Memory is taken as pages are first used and then kept.
-    pub fn new(shape: PageShape, pages: usize) -> Self {
+    /// A pool of `pages` pages of so many bytes. Memory is taken as pages are first used and then kept.
+    pub fn new(page_bytes: usize, pages: usize) -> Self {
         let state = Mutex::default();
         Self {
             inner: Arc::new(Inner {
-                shape,
+                page_bytes,
                 pages,
                 state,
             }),
         }
     }
 
-    /// Shape of every page.
-    pub fn shape(&self) -> PageShape {
-        self.inner.shape
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.inner.page_bytes
     }
 
     /// Pages of the pool.
@@ -141,9 +100,9 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Shape of every page.
-    pub fn shape(&self) -> PageShape {
-        self.pool.shape
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.pool.page_bytes
     }
 
     /// Pages set aside, in use or not.
@@ -168,14 +127,13 @@ impl Reservation {
         );
         self.taken += 1;
         let spare = self.pool.state().spare.pop();
-        let buffer = spare.unwrap_or_else(|| Buffer::new(self.pool.shape));
-        Page { buffer }
+        spare.unwrap_or_else(|| Page::new(self.pool.page_bytes))
     }
 
     /// Gives a page back to the reservation.
     pub(crate) fn give_back(&mut self, page: Page) {
         self.taken -= 1;
-        self.pool.state().spare.push(page.buffer);
+        self.pool.state().spare.push(page);
     }
 }
 
@@ -185,99 +143,24 @@ impl Drop for Reservation {
     }
 }
 
-/// One page: K rows `[rows, D]`, then V rows `[rows, D]`.
+/// One page. It is aligned to elements of all formats.
 #[derive(Debug)]
 pub(crate) struct Page {
-    buffer: Buffer,
-}
-
-#[derive(Debug)]
-enum Buffer {
-    F16(Box<[f16]>),
-    Bf16(Box<[bf16]>),
-    F32(Box<[f32]>),
-}
-
-impl Buffer {
-    fn new(shape: PageShape) -> Self {
-        let len = 2 * shape.rows * shape.head_dim;
-        match shape.dtype {
-            RowDtype::F16 => Self::F16(vec![f16::ZERO; len].into()),
-            RowDtype::Bf16 => Self::Bf16(vec![bf16::ZERO; len].into()),
-            RowDtype::F32 => Self::F32(vec![0.0; len].into()),
-        }
-    }
+    words: Box<[u64]>,
 }
 
 impl Page {
-    pub(crate) fn rows(&self) -> PageRows<'_> {
-        match &self.buffer {
-            Buffer::F16(x) => PageRows::F16(x),
-            Buffer::Bf16(x) => PageRows::Bf16(x),
-            Buffer::F32(x) => PageRows::F32(x),
-        }
+    fn new(bytes: usize) -> Self {
+        let words = vec![0; bytes.div_ceil(size_of::<u64>())].into();
+        Self { words }
     }
 
-    /// Stores one entry at `row`, rounded to the page's dtype.
-    pub(crate) fn write(&mut self, shape: PageShape, row: usize, key: &[f32], value: &[f32]) {
-        let d = shape.head_dim;
-        assert!(row < shape.rows && key.len() == d && value.len() == d);
-        for (start, source) in [(row * d, key), ((shape.rows + row) * d, value)] {
-            match &mut self.buffer {
-                Buffer::F16(x) => {
-                    half::slice::HalfFloatSliceExt::convert_from_f32_slice(
-                        &mut x[start..start + d],
-                        source,
-                    );
-                }
-                Buffer::Bf16(x) => {
-                    half::slice::HalfFloatSliceExt::convert_from_f32_slice(
-                        &mut x[start..start + d],
-                        source,
-                    );
-                }
-                Buffer::F32(x) => x[start..start + d].copy_from_slice(source),
-            }
-        }
-    }
-}
-
-impl Buffer {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::F16(x) => bytemuck::cast_slice(x),
-            Self::Bf16(x) => bytemuck::cast_slice(x),
-            Self::F32(x) => bytemuck::cast_slice(x),
-        }
+    pub(crate) fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.words)
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match self {
-            Self::F16(x) => bytemuck::cast_slice_mut(x),
-            Self::Bf16(x) => bytemuck::cast_slice_mut(x),
-            Self::F32(x) => bytemuck::cast_slice_mut(x),
-        }
-    }
-}
-
-// Rows travel little-endian and lie in memory as the machine has them.
-#[cfg(target_endian = "big")]
-compile_error!("rows are copied to and from the wire as they are: little-endian machines only");
-
-impl Page {
-    /// Bytes of the keys (`half` 0) or values (`half` 1) of the entries `rows`.
-    pub(crate) fn bytes(&self, shape: PageShape, half: usize, rows: Range<usize>) -> &[u8] {
-        &self.buffer.bytes()[shape.byte_range(half, rows)]
-    }
-
-    /// As [`Page::bytes`], to be written.
-    pub(crate) fn bytes_mut(
-        &mut self,
-        shape: PageShape,
-        half: usize,
-        rows: Range<usize>,
-    ) -> &mut [u8] {
-        &mut self.buffer.bytes_mut()[shape.byte_range(half, rows)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.words)
     }
 }
 
@@ -286,12 +169,7 @@ mod tests {
     use super::*;
 
     fn pool(pages: usize) -> PagePool {
-        let shape = PageShape {
-            rows: 4,
-            head_dim: 2,
-            dtype: RowDtype::F32,
-        };
-        PagePool::new(shape, pages)
+        PagePool::new(64, pages)
     }
 
     #[test]

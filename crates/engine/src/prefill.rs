@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Result as CandleResult, Tensor};
 use lava::{Cascade, LayerScores, Method, ObservedRows, Shape};
+use lava_kv::{CacheShape, RowFormat};
 
 use crate::cache::RaggedCache;
 use crate::error::EngineError;
@@ -13,7 +14,7 @@ use crate::full_kv::{FullKv, FullKvCount};
 use crate::model::{Layer, Model};
 use crate::observer::{LastQueries, Observer};
 use crate::ops;
-use crate::pool::{PagePool, PageShape};
+use crate::pool::PagePool;
 
 /// Tokens of one block inside a layer: what bounds the activations of projections and MLP.
 const BLOCK_TOKENS: usize = 512;
@@ -27,6 +28,8 @@ pub struct PrefillRequest<'a> {
     pub method: Method,
     /// b: entries per layer and KV head, window included.
     pub budget: usize,
+    /// How the rows that compete for it are stored.
+    pub format: RowFormat,
     /// Tokens that will be appended at most; pages for them are reserved too.
     pub appended_max: usize,
 }
@@ -93,14 +96,19 @@ impl PrefillRequest<'_> {
         }
     }
 
-    /// Pages that the request can need at most, in prefill and while it decodes.
-    pub fn pages_max(&self, model: &Model, pages: PageShape) -> usize {
-        let shape = self.shape(model);
-        let tables = shape.layers * shape.kv_heads;
+    /// Pages of so many bytes that the request can need at most, in prefill and while it decodes.
+    pub fn pages_max(&self, model: &Model, page_bytes: usize) -> usize {
+        let (shape, cache) = (self.shape(model), self.cache_shape(model));
         let kept = lava::rows_max(&self.method, shape, self.budget);
-        let decoding = kept.saturating_add(tables * self.appended_max);
-        let rows = decoding.max(lava::rows_peak(&self.method, shape, self.budget));
-        pages.pages_max(rows, tables)
+        let peak = lava::rows_peak(&self.method, shape, self.budget);
+        let decoding = cache.pages_max(page_bytes, kept, self.appended_max);
+        decoding.max(cache.pages_max(page_bytes, peak, 0))
+    }
+
+    fn cache_shape(&self, model: &Model) -> CacheShape {
+        let tokens = self.tokens.len();
+        let config = model.config();
+        config.cache_shape(tokens, &self.method, self.budget, self.format)
     }
 
     fn shape(&self, model: &Model) -> Shape {
@@ -242,8 +250,8 @@ impl<'a> Keeping<'a> {
     ) -> Result<Self, EngineError> {
         let shape = request.shape(model);
         let cascade = Cascade::new(&request.method, shape, request.budget)?;
-        let reservation = pool.reserve(request.pages_max(model, pool.shape()))?;
-        let cache = RaggedCache::new(shape.layers, shape.kv_heads, shape.tokens, reservation);
+        let reservation = pool.reserve(request.pages_max(model, pool.page_bytes()))?;
+        let cache = RaggedCache::new(request.cache_shape(model), reservation);
         Ok(Self {
             request,
             cascade,
@@ -326,6 +334,7 @@ fn gather(
     let (tokens, kv_heads, d) = full.key().dims3()?;
     let window = tokens - cascade.window_rows()..tokens;
     ops::with_values(full.key(), |keys| {
+        cache.set_means(layer, keys);
         ops::with_values(full.value(), |values| {
             for head in 0..kv_heads {
                 let kept = cascade.head_order(layer, head).iter().map(|&i| i as usize);

@@ -1,12 +1,14 @@
 //! What is shipped, and for whom.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::chain::Chain;
 use crate::error::WireError;
+use crate::format::RowFormat;
 
 /// Version of everything in this crate that two processes must agree on.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 /// The right to ship one cache into one reservation: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,27 +19,6 @@ impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, ..] = self.0;
         write!(f, "Ticket({a:02x}{b:02x}{c:02x}{d:02x}..)")
-    }
-}
-
-/// How the elements of key and value rows are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RowDtype {
-    /// IEEE half precision.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// Single precision.
-    F32,
-}
-
-impl RowDtype {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
-        }
     }
 }
 
@@ -52,10 +33,13 @@ pub struct CacheShape {
     pub head_dim: usize,
     /// N, at most `u32::MAX`.
     pub tokens: usize,
-    /// Rows of the window in every table: `min(W, N)`.
+    /// Rows of the window in every table: `min(W, N)`. They come first.
     pub window_rows: usize,
-    /// How rows are stored.
-    pub dtype: RowDtype,
+    /// Rows of a table, from the first, that lie in [`RowFormat::wide`]: the window and pinned rows, and
+    /// all N if rows are not packed.
+    pub wide_rows: usize,
+    /// How the rows behind those lie.
+    pub format: RowFormat,
 }
 
 impl CacheShape {
@@ -64,19 +48,37 @@ impl CacheShape {
         self.layers * self.kv_heads
     }
 
-    /// Bytes of the key rows (or the value rows) of `rows` entries.
-    pub fn half_bytes(&self, rows: usize) -> usize {
-        rows * self.head_dim * self.dtype.bytes()
+    /// Bytes of an entry in the wide form.
+    pub fn wide_entry_bytes(&self) -> usize {
+        self.format.wide().entry_bytes(self.head_dim)
     }
 
-    /// Bytes of `rows` entries, keys and values.
-    pub fn row_bytes(&self, rows: usize) -> usize {
-        2 * self.half_bytes(rows)
+    /// Bytes of the elements of tables that have so many `rows`, without scales and means.
+    pub fn element_bytes(&self, rows: impl IntoIterator<Item = usize>) -> usize {
+        let (wide, packed) = self.areas(rows);
+        let elements = |format: RowFormat| 2 * format.code_bytes(self.head_dim);
+        wide * elements(self.format.wide()) + packed * elements(self.format)
     }
 
-    /// Bytes of the whole prompt's cache.
+    /// Bytes that such tables hold in all.
+    pub fn stored_bytes(&self, rows: impl IntoIterator<Item = usize>) -> usize {
+        let (wide, packed) = self.areas(rows);
+        wide * self.wide_entry_bytes()
+            + packed * self.format.entry_bytes(self.head_dim)
+            + self.tables() * self.format.mean_bytes(self.head_dim)
+    }
+
+    /// Wide and packed rows of tables.
+    fn areas(&self, rows: impl IntoIterator<Item = usize>) -> (usize, usize) {
+        rows.into_iter().fold((0, 0), |(wide, packed), rows| {
+            let in_wide = rows.min(self.wide_rows);
+            (wide + in_wide, packed + rows - in_wide)
+        })
+    }
+
+    /// Bytes of the whole prompt's cache in the wide form.
     pub fn full_bytes(&self) -> usize {
-        self.row_bytes(self.tables() * self.tokens)
+        self.wide_entry_bytes() * self.tables() * self.tokens
     }
 
     /// Bytes of a position on the wire.
@@ -87,6 +89,19 @@ impl CacheShape {
     /// New rows of `new` (row indices of one table) that carry a position.
     pub(crate) fn positioned(&self, first: usize, rows: usize) -> usize {
         (first + rows).saturating_sub(self.window_rows.max(first))
+    }
+
+    /// Consecutive rows of a table, cut where the format changes.
+    pub fn split(
+        &self,
+        rows: Range<usize>,
+    ) -> impl Iterator<Item = (RowFormat, Range<usize>)> + use<> {
+        let cut = self.wide_rows.clamp(rows.start, rows.end);
+        let wide = (self.format.wide(), rows.start..cut);
+        let packed = (self.format, cut..rows.end);
+        [wide, packed]
+            .into_iter()
+            .filter(|(_, rows)| !rows.is_empty())
     }
 }
 
@@ -153,14 +168,11 @@ impl Header {
             shape.head_dim,
             shape.tokens,
             shape.window_rows,
+            shape.wide_rows,
         ] {
             bytes.extend((number as u64).to_le_bytes());
         }
-        bytes.push(match shape.dtype {
-            RowDtype::F16 => 1,
-            RowDtype::Bf16 => 2,
-            RowDtype::F32 => 3,
-        });
+        bytes.push(shape.format.number());
         Chain::begin(&bytes)
     }
 }

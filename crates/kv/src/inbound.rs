@@ -2,6 +2,7 @@
 
 use crate::chain::Chain;
 use crate::error::WireError;
+use crate::format::RowFormat;
 use crate::frame::Frame;
 use crate::header::{CacheShape, Header};
 use crate::seal::{Receipt, Seal};
@@ -21,7 +22,27 @@ pub struct Inbound {
     payload_bytes: u64,
 }
 
-/// Consecutive new rows of one table.
+/// What a frame brings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arrived<'a> {
+    /// Mean keys of newly finished layers, which the packed rows of their heads are relative to.
+    pub means: Vec<Mean<'a>>,
+    /// New rows.
+    pub groups: Vec<Group<'a>>,
+}
+
+/// The mean key of one layer and KV head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mean<'a> {
+    /// `l`.
+    pub layer: usize,
+    /// `h`.
+    pub head: usize,
+    /// D numbers in half precision.
+    pub bytes: &'a [u8],
+}
+
+/// Consecutive new rows of one table, all of one form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group<'a> {
     /// `l`.
@@ -32,9 +53,11 @@ pub struct Group<'a> {
     pub first_row: usize,
     /// How many.
     pub rows: usize,
-    /// Key rows `[rows, D]`.
+    /// How they lie.
+    pub format: RowFormat,
+    /// Key rows: their codes, then their scales.
     pub keys: &'a [u8],
-    /// Value rows `[rows, D]`.
+    /// Value rows, likewise.
     pub values: &'a [u8],
     /// Positions of those that are not in the window, as they lie on the wire.
     positions: &'a [u8],
@@ -56,6 +79,12 @@ fn read_position(bytes: &[u8]) -> u32 {
     let mut wide = [0; 4];
     wide[..bytes.len()].copy_from_slice(bytes);
     u32::from_le_bytes(wide)
+}
+
+fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Option<&'a [u8]> {
+    let (head, tail) = rest.split_at_checked(bytes)?;
+    *rest = tail;
+    Some(head)
 }
 
 impl Inbound {
@@ -93,7 +122,7 @@ impl Inbound {
     /// # Errors
     /// The frame is not the next one of this transfer, or not as it was sent, or brings more than was
     /// reserved. Nothing of it may be used.
-    pub fn accept<'a>(&mut self, frame: &'a Frame) -> Result<Vec<Group<'a>>, WireError> {
+    pub fn accept<'a>(&mut self, frame: &'a Frame) -> Result<Arrived<'a>, WireError> {
         let sequence = frame.sequence;
         if sequence != self.sequence {
             return Err(WireError::OutOfOrder {
@@ -110,8 +139,8 @@ impl Inbound {
             });
         }
         let malformed = |what| WireError::Malformed { sequence, what };
-        let (layers, groups) = self.parse(&frame.payload).map_err(malformed)?;
-        let new: u64 = groups.iter().map(|group| group.rows as u64).sum();
+        let (layers, arrived) = self.parse(&frame.payload).map_err(malformed)?;
+        let new: u64 = arrived.groups.iter().map(|group| group.rows as u64).sum();
         if self.rows + new > self.rows_max {
             return Err(WireError::ExceedsReservation {
                 sequence,
@@ -119,7 +148,7 @@ impl Inbound {
                 rows_max: self.rows_max,
             });
         }
-        for group in &groups {
+        for group in &arrived.groups {
             self.received[group.layer * self.shape.kv_heads + group.head] += group.rows as u32;
         }
         self.rows += new;
@@ -127,16 +156,27 @@ impl Inbound {
         self.sequence += 1;
         self.layers_done = layers;
         self.payload_bytes += frame.payload.len() as u64;
-        Ok(groups)
+        Ok(arrived)
     }
 
-    fn parse<'a>(&self, payload: &'a [u8]) -> Result<(usize, Vec<Group<'a>>), &'static str> {
+    fn parse<'a>(&self, payload: &'a [u8]) -> Result<(usize, Arrived<'a>), &'static str> {
         let shape = self.shape;
         let mut rest = payload;
         let number = |rest: &mut &[u8]| varint::read(rest).ok_or("a count is cut or too large");
         let layers = number(&mut rest)? as usize;
         if layers > shape.layers || layers < self.layers_done {
             return Err("the number of finished layers is out of range");
+        }
+        let mut means = Vec::new();
+        let mean_bytes = shape.format.mean_bytes(shape.head_dim);
+        if mean_bytes > 0 {
+            for table in self.layers_done * shape.kv_heads..layers * shape.kv_heads {
+                means.push(Mean {
+                    layer: table / shape.kv_heads,
+                    head: table % shape.kv_heads,
+                    bytes: take(&mut rest, mean_bytes).ok_or("mean keys are cut")?,
+                });
+            }
         }
         let mut groups = Vec::new();
         for table in 0..layers * shape.kv_heads {
@@ -145,12 +185,13 @@ impl Inbound {
             if rows > shape.tokens - first_row {
                 return Err("a table has more rows than the prompt has tokens");
             }
-            if rows > 0 {
+            for (format, rows) in shape.split(first_row..first_row + rows) {
                 groups.push(Group {
                     layer: table / shape.kv_heads,
                     head: table % shape.kv_heads,
-                    first_row,
-                    rows,
+                    first_row: rows.start,
+                    rows: rows.len(),
+                    format,
                     keys: &[],
                     values: &[],
                     positions: &[],
@@ -158,15 +199,11 @@ impl Inbound {
                 });
             }
         }
-        let mut take = |bytes: usize| {
-            let (head, tail) = rest.split_at_checked(bytes)?;
-            rest = tail;
-            Some(head)
-        };
         let outside = shape.tokens - shape.window_rows;
         for group in &mut groups {
             let count = shape.positioned(group.first_row, group.rows);
-            let bytes = take(count * shape.position_bytes()).ok_or("positions are cut")?;
+            let bytes =
+                take(&mut rest, count * shape.position_bytes()).ok_or("positions are cut")?;
             let mut positions = bytes.chunks_exact(shape.position_bytes());
             if positions.any(|position| read_position(position) as usize >= outside) {
                 return Err("a position lies in the window or beyond the prompt");
@@ -174,14 +211,14 @@ impl Inbound {
             group.positions = bytes;
         }
         for group in &mut groups {
-            let half = shape.half_bytes(group.rows);
-            group.keys = take(half).ok_or("key rows are cut")?;
-            group.values = take(half).ok_or("value rows are cut")?;
+            let half = group.rows * group.format.entry_bytes(shape.head_dim) / 2;
+            group.keys = take(&mut rest, half).ok_or("key rows are cut")?;
+            group.values = take(&mut rest, half).ok_or("value rows are cut")?;
         }
         if !rest.is_empty() {
             return Err("there are bytes behind the last row");
         }
-        Ok((layers, groups))
+        Ok((layers, Arrived { means, groups }))
     }
 
     /// Checks that the cache is whole.

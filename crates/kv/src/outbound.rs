@@ -14,7 +14,10 @@ use crate::varint;
 pub trait RowSource {
     /// Position of a row that is not in the window; `row` counts the window.
     fn position(&self, table: usize, row: usize) -> u32;
-    /// Appends the key rows of `rows` to `out`, then their value rows, as the header's dtype says.
+    /// Appends the mean keys of a layer's heads to `out`; asked of packed formats only.
+    fn copy_means(&self, layer: usize, out: &mut Vec<u8>);
+    /// Appends the key rows of `rows` to `out`, then their value rows, each half as codes and then scales.
+    /// All of them have one form.
     fn copy_rows(&self, table: usize, rows: Range<usize>, out: &mut Vec<u8>);
 }
 
@@ -25,6 +28,8 @@ pub struct Outbound {
     chain: Chain,
     sequence: u32,
     payload_bytes_max: usize,
+    /// Layers whose mean keys were shipped.
+    layers: usize,
     /// Rows shipped of each table.
     shipped: Vec<usize>,
     payload_bytes: u64,
@@ -37,6 +42,7 @@ impl Outbound {
             chain: header.chain(),
             sequence: 0,
             payload_bytes_max,
+            layers: 0,
             shipped: vec![0; header.shape.tables()],
             payload_bytes: 0,
             header,
@@ -53,6 +59,11 @@ impl Outbound {
         self.payload_bytes
     }
 
+    /// Rows shipped so far, of each table.
+    pub fn table_rows(&self) -> &[usize] {
+        &self.shipped
+    }
+
     /// Rows shipped so far.
     pub fn rows(&self) -> u64 {
         self.shipped.iter().map(|&rows| rows as u64).sum()
@@ -66,23 +77,25 @@ impl Outbound {
     pub fn ship(&mut self, certain: &[usize], source: &impl RowSource) -> Vec<Frame> {
         let shape = self.header.shape;
         let heads = certain.len() * (5 + 1);
-        let row_bytes = shape.row_bytes(1) + shape.position_bytes();
-        let room_max = (self.payload_bytes_max.saturating_sub(heads) / row_bytes).max(1);
+        let room_max = self.payload_bytes_max.saturating_sub(heads);
         let mut frames = Vec::new();
         let mut parts: Vec<(usize, Range<usize>)> = Vec::new();
         let mut room = room_max;
         for (table, &end) in certain.iter().enumerate() {
-            let mut start = self.shipped[table];
+            let start = self.shipped[table];
             assert!(start <= end, "shipped rows of table {table} were evicted");
-            while start < end {
-                let take = room.min(end - start);
-                parts.push((table, start..start + take));
-                start += take;
-                room -= take;
-                if room == 0 {
-                    frames.push(self.frame(certain.len(), &parts, source));
-                    parts.clear();
-                    room = room_max;
+            for (format, mut rows) in shape.split(start..end) {
+                let row_bytes = format.entry_bytes(shape.head_dim) + shape.position_bytes();
+                while !rows.is_empty() {
+                    if room < row_bytes && !parts.is_empty() {
+                        frames.push(self.frame(certain.len(), &parts, source));
+                        parts.clear();
+                        room = room_max;
+                    }
+                    let take = (room / row_bytes).clamp(1, rows.len());
+                    parts.push((table, rows.start..rows.start + take));
+                    rows.start += take;
+                    room = room.saturating_sub(take * row_bytes);
                 }
             }
         }
@@ -92,7 +105,7 @@ impl Outbound {
         frames
     }
 
-    /// One frame with the rows of `parts`, which are in the order of tables.
+    /// One frame with the rows of `parts`, which are in the order of tables. Each part has one form.
     fn frame(
         &mut self,
         tables: usize,
@@ -101,13 +114,21 @@ impl Outbound {
     ) -> Frame {
         let shape = self.header.shape;
         let rows: usize = parts.iter().map(|(_, rows)| rows.len()).sum();
-        let mut out = Vec::with_capacity(tables + 8 + rows * (shape.row_bytes(1) + 4));
-        varint::write(&mut out, (tables / shape.kv_heads) as u32);
-        let mut rest = parts.iter().peekable();
-        for table in 0..tables {
-            let part = rest.next_if(|(t, _)| *t == table);
-            varint::write(&mut out, part.map_or(0, |(_, rows)| rows.len() as u32));
+        let layers = tables / shape.kv_heads;
+        let row_bytes = shape.wide_entry_bytes() + shape.position_bytes();
+        let mut out = Vec::with_capacity(tables + 8 + rows * row_bytes);
+        varint::write(&mut out, layers as u32);
+        if shape.format.is_packed() {
+            (self.layers..layers).for_each(|layer| source.copy_means(layer, &mut out));
         }
+        self.layers = layers;
+        let mut counts = vec![0; tables];
+        parts
+            .iter()
+            .for_each(|(table, rows)| counts[*table] += rows.len() as u32);
+        counts
+            .iter()
+            .for_each(|&rows| varint::write(&mut out, rows));
         for (table, rows) in parts {
             for row in rows.start.max(shape.window_rows)..rows.end {
                 let position = source.position(*table, row).to_le_bytes();

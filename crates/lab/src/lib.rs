@@ -40,6 +40,8 @@ pub mod question;
 
 pub mod divergence;
 
+pub mod bench;
+
 pub mod local;
 
 pub mod served;

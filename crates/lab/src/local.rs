@@ -3,9 +3,8 @@
 
 mod encode;
 
-use lava_engine::{
-    EngineError, Model, PagePool, PageShape, PrefillRequest, Prefilled, RaggedCache, RowDtype, Turn,
-};
+use lava::Shape;
+use lava_engine::{EngineError, Model, PagePool, PrefillRequest, Prefilled, RaggedCache, Turn};
 use lava_text::{ChatTemplate, Detokenizer, TextError, TextFiles, Tokenizer};
 use thiserror::Error;
 
@@ -18,9 +17,6 @@ use encode::Encoded;
 
 pub use lava_engine::{LoadError, ModelFiles, WeightFormat};
 
-/// Entries of a page.
-const PAGE_ROWS: usize = 16;
-
 /// A loaded model with its tokenizer.
 #[derive(Debug)]
 pub struct Local {
@@ -28,7 +24,6 @@ pub struct Local {
     tokenizer: Tokenizer,
     /// Base models have none.
     template: Option<ChatTemplate>,
-    rows: RowDtype,
 }
 
 /// Why a question has no answer.
@@ -46,17 +41,19 @@ pub enum Error {
     /// The question leaves no room for a context.
     #[error(transparent)]
     TooLong(#[from] QuestionTooLong),
+    /// A budget is too small for the prompt.
+    #[error(transparent)]
+    Variant(#[from] crate::variant::Error),
 }
 
 impl Local {
-    /// Loads a model. `rows` is how caches are stored.
+    /// Loads a model.
     ///
     /// # Errors
     /// Its files cannot be read or are of no known kind.
     pub fn load(
         files: &ModelFiles,
         format: WeightFormat,
-        rows: RowDtype,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, Error> {
         let text = TextFiles::open(files.path())?;
@@ -64,16 +61,15 @@ impl Local {
             model: Model::load(files, format, progress)?,
             tokenizer: text.tokenizer()?,
             template: text.chat_template().ok(),
-            rows,
         })
     }
 
-    /// Fingerprint of the model and its row format, in hexadecimal.
+    /// Fingerprint of the model, in hexadecimal.
     ///
     /// # Errors
     /// The weights cannot be read.
     pub fn digest(&self) -> Result<String, Error> {
-        let digest = self.model.fingerprint(self.rows)?;
+        let digest = self.model.fingerprint()?;
         Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
@@ -127,30 +123,38 @@ impl Local {
     /// The reference comes first, then the variants that evict.
     fn prefill(&self, encoded: &Encoded, variants: &[Variant]) -> Result<Run, Error> {
         let tokens = &encoded.prompt;
-        let request = |variant: &Variant| PrefillRequest {
-            tokens,
-            method: variant.method,
-            budget: variant.budget_for(tokens.len()),
-            appended_max: encoded.appended_max(),
+        let config = self.model.config();
+        let shape = Shape {
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            tokens: tokens.len(),
         };
-        let reference = Variant::full();
-        let mut requests = vec![request(&reference)];
+        let request = |variant: &Variant| -> Result<PrefillRequest<'_>, Error> {
+            Ok(PrefillRequest {
+                tokens,
+                method: variant.method,
+                budget: variant.entries(shape, config.head_dim)?,
+                format: variant.format,
+                appended_max: encoded.appended_max(),
+            })
+        };
+        // Packed rows are compared with what they are packed from.
+        let reference = Variant::full(variants[0].format.wide());
+        let mut requests = vec![request(&reference)?];
         let mut places = Vec::with_capacity(variants.len());
         for variant in variants {
             if *variant == reference {
                 places.push(0);
             } else {
                 places.push(requests.len());
-                requests.push(request(variant));
+                requests.push(request(variant)?);
             }
         }
-        let shape = PageShape {
-            rows: PAGE_ROWS,
-            head_dim: self.model.config().head_dim,
-            dtype: self.rows,
-        };
-        let pages = requests.iter().map(|r| r.pages_max(&self.model, shape));
-        let pool = PagePool::new(shape, pages.sum());
+        let page_bytes = config.page_bytes();
+        let pages = requests
+            .iter()
+            .map(|r| r.pages_max(&self.model, page_bytes));
+        let pool = PagePool::new(page_bytes, pages.sum());
         let all = self.model.prefill_each(&requests, &pool)?;
         Ok(Run { all, places })
     }
@@ -279,8 +283,8 @@ fn record(
         task: key.task,
         sample: key.sample,
         policy: key.policy,
-        budget_tokens: key.budget_tokens,
-        cache_bytes: prefilled.cache.row_bytes() as u64,
+        budget: key.budget,
+        cache_bytes: prefilled.cache.stored_bytes() as u64,
         prompt_tokens: encoded.prompt.len() as u64,
         length: Some(length as u64),
         depth,

@@ -107,6 +107,9 @@ mod tests {
 
     use lava::{Method, Policy};
 
+    use lava::Budget;
+    use lava_kv::RowFormat;
+
     use super::*;
     use crate::results::{FORMAT, Header};
 
@@ -136,8 +139,16 @@ mod tests {
 
     fn variants() -> [Variant; 2] {
         let method = Method::new(Policy::SnapKv);
-        let budget = Some(64);
-        [Variant::full(), Variant { method, budget }]
+        let format = RowFormat::F16;
+        let budget = Some(Budget::Entries(64));
+        [
+            Variant::full(format),
+            Variant {
+                method,
+                format,
+                budget,
+            },
+        ]
     }
 
     fn record(question: &Question, variant: &Variant) -> Record {
@@ -146,7 +157,7 @@ mod tests {
             task: key.task,
             sample: key.sample,
             policy: key.policy,
-            budget_tokens: key.budget_tokens,
+            budget: key.budget,
             ..Record::default()
         }
     }
@@ -194,7 +205,7 @@ mod tests {
         let (mut results, _) = Results::open(&folder.path().join("r"), &header()).unwrap();
         let questions = questions(1);
         results
-            .append(&record(&questions[0], &Variant::full()))
+            .append(&record(&questions[0], &Variant::full(RowFormat::F16)))
             .unwrap();
         let mut answer = |question: &Question, variants: &[Variant]| {
             assert_eq!(variants.len(), 1);

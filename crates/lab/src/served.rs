@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lava::Budget;
 use lava_proto::v1;
 use lava_proto::v1::generate_request::BudgetForm;
 use lava_proto::v1::inference_client::InferenceClient;
@@ -162,9 +163,12 @@ impl Served {
             }),
             max_tokens: Some(sample.max_tokens as u32),
             policy: variant.method.to_string(),
-            budget_form: variant
-                .budget
-                .map(|budget| BudgetForm::Budget(budget as u32)),
+            budget_form: variant.budget.map(|budget| match budget {
+                Budget::Entries(entries) => BudgetForm::Budget(entries),
+                Budget::Share { milli } => BudgetForm::BudgetShareMilli(milli),
+                Budget::Bytes(bytes) => BudgetForm::BudgetBytes(bytes),
+            }),
+            row_format: variant.format.to_string(),
             ..Default::default()
         };
         let requests: Vec<_> = variants.iter().map(request).collect();
@@ -292,8 +296,8 @@ fn record(key: crate::results::Key, sample: &Sample, answer: Answer) -> Record {
         task: key.task,
         sample: key.sample,
         policy: key.policy,
-        budget_tokens: key.budget_tokens,
-        cache_bytes: transfer.row_bytes,
+        budget: key.budget,
+        cache_bytes: transfer.stored_bytes,
         prompt_tokens: u64::from(usage.prompt_tokens),
         output_tokens: u64::from(usage.answer_tokens),
         length: Some(sample.length as u64),

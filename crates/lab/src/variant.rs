@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use lava::{Method, ParseMethodError, Policy};
+use lava::{Budget, EntryBytes, Method, ParseMethodError, Policy, Shape};
+use lava_kv::RowFormat;
 use thiserror::Error;
 
 use crate::results::Key;
 
-/// One policy at one budget.
+/// One policy at one budget in one row format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The policy with its settings.
     pub method: Method,
-    /// Entries per KV head and layer, the window included; none where nothing is evicted.
-    pub budget: Option<usize>,
+    /// How rows that compete are stored.
+    pub format: RowFormat,
+    /// None where nothing is evicted.
+    pub budget: Option<Budget>,
 }
 
 /// Why policies and budgets make no variants.
@@ -36,19 +39,25 @@ pub enum Error {
 }
 
 impl Variant {
-    /// Nothing is evicted: what all others are compared with.
-    pub fn full() -> Self {
+    /// Nothing is evicted.
+    pub fn full(format: RowFormat) -> Self {
         Self {
             method: Method::new(Policy::Full),
+            format,
             budget: None,
         }
     }
 
-    /// Every policy at every budget, each once; `all` stands for every policy with its default settings.
+    /// Every policy at every budget in every format, each once; `all` stands for every policy with its
+    /// default settings.
     ///
     /// # Errors
     /// A policy is unknown, or a budget too small for one.
-    pub fn all(policies: &[String], budgets: &[usize]) -> Result<Vec<Variant>, Error> {
+    pub fn all(
+        policies: &[String],
+        formats: &[RowFormat],
+        budgets: &[Budget],
+    ) -> Result<Vec<Variant>, Error> {
         let mut methods = Vec::new();
         for name in policies {
             match name.as_str() {
@@ -58,20 +67,29 @@ impl Variant {
         }
         let mut seen = BTreeSet::new();
         let mut variants = Vec::new();
-        for method in methods {
-            if method.policy == Policy::Full {
-                if seen.insert((method.to_string(), None)) {
-                    variants.push(Variant::full());
-                }
-                continue;
+        let mut add = |variant: Variant| {
+            if seen.insert(variant.key("", "")) {
+                variants.push(variant);
             }
-            for &budget in budgets {
-                method
-                    .check_budget(budget)
-                    .map_err(|source| too_small(method, source))?;
-                let budget = Some(budget);
-                if seen.insert((method.to_string(), budget)) {
-                    variants.push(Variant { method, budget });
+        };
+        for method in methods {
+            for &format in formats {
+                if method.policy == Policy::Full {
+                    add(Variant::full(format));
+                    continue;
+                }
+                for &budget in budgets {
+                    if let Budget::Entries(entries) = budget {
+                        // Other forms depend on the prompt.
+                        let checked = method.check_budget(entries as usize);
+                        checked.map_err(|source| too_small(method, source))?;
+                    }
+                    let budget = Some(budget);
+                    add(Variant {
+                        method,
+                        format,
+                        budget,
+                    });
                 }
             }
         }
@@ -81,9 +99,29 @@ impl Variant {
         }
     }
 
-    /// The budget for a prompt of `tokens` tokens.
-    pub fn budget_for(&self, tokens: usize) -> usize {
-        self.budget.unwrap_or(tokens)
+    /// The budget of a prompt in entries per KV head and layer.
+    ///
+    /// # Errors
+    /// It is too small for the prompt.
+    pub fn entries(&self, shape: Shape, head_dim: usize) -> Result<usize, Error> {
+        let bytes = EntryBytes {
+            pinned: self.format.wide().entry_bytes(head_dim),
+            other: self.format.entry_bytes(head_dim),
+            table: self.format.mean_bytes(head_dim),
+        };
+        let found = match self.budget {
+            Some(budget) => budget.entries(&self.method, shape, bytes),
+            None => Ok(shape.tokens),
+        };
+        found.map_err(|source| too_small(self.method, source))
+    }
+
+    /// As reports call it: the policy, and the row format unless that is half precision.
+    pub fn label(&self) -> String {
+        match self.format {
+            RowFormat::F16 => self.method.to_string(),
+            format => format!("{} in {format}", self.method),
+        }
     }
 
     /// What a record of this variant answers.
@@ -91,8 +129,8 @@ impl Variant {
         Key {
             task: task.to_owned(),
             sample: sample.to_owned(),
-            policy: self.method.to_string(),
-            budget_tokens: self.budget.map(|budget| budget as u64),
+            policy: self.label(),
+            budget: self.budget.map(|budget| budget.to_string()),
         }
     }
 }
@@ -106,9 +144,10 @@ fn too_small(method: Method, source: lava::Error) -> Error {
 mod tests {
     use super::*;
 
-    fn all(policies: &[&str], budgets: &[usize]) -> Result<Vec<Variant>, Error> {
+    fn all(policies: &[&str], budgets: &[u32]) -> Result<Vec<Variant>, Error> {
         let policies: Vec<String> = policies.iter().map(|&name| name.to_owned()).collect();
-        Variant::all(&policies, budgets)
+        let budgets: Vec<Budget> = budgets.iter().map(|&b| Budget::Entries(b)).collect();
+        Variant::all(&policies, &[RowFormat::F16], &budgets)
     }
 
     #[test]
@@ -120,9 +159,25 @@ mod tests {
     }
 
     #[test]
+    fn every_format_meets_every_budget_and_has_a_label() {
+        let policies = ["full".to_owned(), "lava".to_owned()];
+        let formats = [RowFormat::F16, RowFormat::Int4, RowFormat::F16];
+        let budgets = [Budget::Entries(64), Budget::Bytes(3_000_000)];
+        let variants = Variant::all(&policies, &formats, &budgets).unwrap();
+        let labels = variants.iter().map(|v| {
+            let key = v.key("", "");
+            format!("{} {}", key.policy, key.budget.unwrap_or_default())
+        });
+        assert_eq!(
+            labels.collect::<Vec<_>>().join("; "),
+            "full ; full in int4 ; lava-exact 64; lava-exact 3MB; lava-exact in int4 64; lava-exact in int4 3MB"
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let message =
-            |policies: &[&str], budgets: &[usize]| all(policies, budgets).unwrap_err().to_string();
+            |policies: &[&str], budgets: &[u32]| all(policies, budgets).unwrap_err().to_string();
         assert!(message(&["lawa"], &[64]).contains("known are full, lava"));
         let small = message(&["snapkv"], &[64, 8]);
         assert!(

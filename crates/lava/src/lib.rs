@@ -53,7 +53,7 @@ pub use error::Error;
 pub use method::{Method, ObservedRows, Observes, ParseMethodError};
 pub use plan::LayerPlan;
 pub use policy::{Certainty, Policy, Profile, UnknownPolicy};
-pub use request_budget::{AlwaysKept, Budget, ParseBudgetError};
+pub use request_budget::{AlwaysKept, Budget, EntryBytes, ParseBudgetError};
 pub use rows::{rows_max, rows_peak};
 pub use scores::LayerScores;
 pub use shape::Shape;

@@ -16,7 +16,7 @@ pub use text::ParseBudgetError;
 /// It is written as entries (`128`), as a share of the prompt (`10%`, `2.5%`) or as bytes (`3MB`; the
 /// units are B, kB, MB, GB, KiB, MiB and GiB). What is printed parses back: whole MiB and GiB as such,
 /// other bytes in the largest decimal unit, with as many digits as they have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Budget {
     /// Entries per KV head and layer on average, window included: `b`.
     Entries(u32),
@@ -25,9 +25,31 @@ pub enum Budget {
         /// In thousandths, at most 1000.
         milli: u32,
     },
-    /// The most bytes of the rows that prefill leaves: keys and values of all layers and KV heads as
-    /// they are stored, without the unused ends of pages.
+    /// The most bytes of what prefill leaves: keys and values of all layers and KV heads as they are
+    /// stored, without the unused ends of pages.
     Bytes(u64),
+}
+
+/// Bytes of what a cache consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryBytes {
+    /// An entry that does not compete: one of the window or a sink.
+    pub pinned: usize,
+    /// Any other entry, at most as many.
+    pub other: usize,
+    /// What a KV head of a layer has besides its entries.
+    pub table: usize,
+}
+
+impl EntryBytes {
+    /// All entries alike.
+    pub fn even(bytes: usize) -> EntryBytes {
+        EntryBytes {
+            pinned: bytes,
+            other: bytes,
+            table: 0,
+        }
+    }
 }
 
 /// What is kept whatever the budget, and so uses up a budget that is too small.
@@ -42,20 +64,14 @@ pub enum AlwaysKept {
 }
 
 impl Budget {
-    /// Entries per KV head and layer, for a request of this shape whose entries (a key and a value row)
-    /// have `entry_bytes` bytes.
+    /// Entries per KV head and layer, for a request of this shape whose entries have so many `bytes`.
     ///
     /// For bytes it is the largest budget that cannot need more of them, whatever the scores
     /// ([`rows_max`]), and `N` if they hold the whole prompt.
     ///
     /// # Errors
     /// The client, whose budget is too small; the error says the least that works.
-    pub fn entries(
-        self,
-        method: &Method,
-        shape: Shape,
-        entry_bytes: usize,
-    ) -> Result<usize, Error> {
+    pub fn entries(self, method: &Method, shape: Shape, bytes: EntryBytes) -> Result<usize, Error> {
         match self {
             Budget::Entries(entries) => {
                 let entries = entries as usize;
@@ -73,14 +89,14 @@ impl Budget {
                     false => Err(too_small_share(milli, method, shape)),
                 }
             }
-            Budget::Bytes(bytes) => {
+            Budget::Bytes(most) => {
                 let costs = Costs {
                     method,
                     shape,
-                    entry_bytes,
+                    bytes,
                 };
-                let found = costs.largest_within(bytes);
-                found.ok_or_else(|| costs.too_small(bytes))
+                let found = costs.largest_within(most);
+                found.ok_or_else(|| costs.too_small(most))
             }
         }
     }
@@ -118,13 +134,36 @@ fn least(method: &Method, shape: Shape) -> (usize, AlwaysKept) {
 struct Costs<'a> {
     method: &'a Method,
     shape: Shape,
-    entry_bytes: usize,
+    bytes: EntryBytes,
 }
 
 impl Costs<'_> {
     /// The most bytes that a budget of so many entries can need.
     fn bytes(&self, entries: usize) -> u128 {
-        rows_max(self.method, self.shape, entries) as u128 * self.entry_bytes as u128
+        let rows = rows_max(self.method, self.shape, entries) as u128;
+        let pinned = self.tables() * self.shape.pinned_rows(self.method, entries) as u128;
+        let pinned = pinned.min(rows);
+        pinned * self.bytes.pinned as u128
+            + (rows - pinned) * self.bytes.other as u128
+            + self.tables() * self.bytes.table as u128
+    }
+
+    /// `L * Hkv`.
+    fn tables(&self) -> u128 {
+        self.shape.layers as u128 * self.shape.kv_heads as u128
+    }
+
+    /// Entries per KV head and layer that so many bytes hold, whether or not a request could run so.
+    fn held(&self, bytes: u64) -> usize {
+        let of_table = u128::from(bytes) / self.tables().max(1);
+        let of_table = of_table.saturating_sub(self.bytes.table as u128);
+        let pinned = self.shape.pinned_rows(self.method, 0) as u128;
+        let pinned_bytes = pinned * self.bytes.pinned as u128;
+        let held = match of_table.checked_sub(pinned_bytes) {
+            Some(rest) => pinned + rest / self.bytes.other.max(1) as u128,
+            None => of_table / self.bytes.pinned.max(1) as u128,
+        };
+        usize::try_from(held).unwrap_or(usize::MAX)
     }
 
     /// The budgets from this one on that may cost no more than it. For most policies that is only this
@@ -159,16 +198,10 @@ impl Costs<'_> {
         let (least, kept) = least(self.method, self.shape);
         let least_bytes = self.peers(least).map(|entries| self.bytes(entries)).min();
         let least_bytes = u64::try_from(least_bytes.unwrap_or(0)).unwrap_or(u64::MAX);
-        let of_budget_one = self.shape.layers as u128
-            * self.shape.kv_heads as u128
-            * self.entry_bytes.max(1) as u128;
-        let held = u128::from(bytes) / of_budget_one.max(1);
         Error::BudgetTooSmall {
             asked: Budget::Bytes(bytes),
             // Policies that exceed their budget may not fit where it would.
-            entries: usize::try_from(held)
-                .unwrap_or(usize::MAX)
-                .min(least.saturating_sub(1)),
+            entries: self.held(bytes).min(least.saturating_sub(1)),
             kept,
             least: Budget::Bytes(least_bytes),
             least_entries: self.largest_within(least_bytes).unwrap_or(least),
@@ -202,7 +235,11 @@ mod tests {
     }
 
     /// Two rows of 64 values of two bytes.
-    const ENTRY_BYTES: usize = 256;
+    const ENTRY_BYTES: EntryBytes = EntryBytes {
+        pinned: 256,
+        other: 256,
+        table: 0,
+    };
 
     fn entries(budget: &str, method: &str, tokens: usize) -> Result<usize, Error> {
         let budget: Budget = budget.parse().unwrap();
@@ -262,7 +299,8 @@ mod tests {
     fn smaller_rows_are_more_entries() {
         let entries = |entry_bytes| {
             let method = "lava".parse().unwrap();
-            Budget::Bytes(3_000_000).entries(&method, shape(2016), entry_bytes)
+            let bytes = EntryBytes::even(entry_bytes);
+            Budget::Bytes(3_000_000).entries(&method, shape(2016), bytes)
         };
         assert_eq!((entries(512), entries(64)), (Ok(65), Ok(520)));
     }
@@ -337,8 +375,8 @@ mod tests {
         for policy in crate::Policy::NAMES {
             let method: Method = policy.parse().unwrap();
             for budget in [Budget::Share { milli: 1000 }, Budget::Bytes(u64::MAX)] {
-                let _ = budget.entries(&method, shape, usize::MAX);
-                let _ = budget.entries(&method, shape, 0);
+                let _ = budget.entries(&method, shape, EntryBytes::even(usize::MAX));
+                let _ = budget.entries(&method, shape, EntryBytes::even(0));
             }
         }
     }

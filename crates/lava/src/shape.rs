@@ -20,6 +20,12 @@ impl Shape {
         method.window(budget).min(self.tokens)
     }
 
+    /// Rows per (layer, KV head) that do not compete: the window and the sinks.
+    pub fn pinned_rows(&self, method: &Method, budget: usize) -> usize {
+        let rows = method.window(budget).saturating_add(method.config.sinks);
+        rows.min(self.tokens)
+    }
+
     /// `n`: rows outside the window per (layer, KV head).
     pub fn rows_outside_window(&self, method: &Method, budget: usize) -> usize {
         self.tokens - self.window_rows(method, budget)

@@ -1,8 +1,6 @@
 //! Messages of the wire and the types of `crates/kv`.
 
-use lava_kv::{
-    CacheShape, Frame, Header, Receipt, RowDtype, Seal, Ticket, WIRE_VERSION, WireError,
-};
+use lava_kv::{CacheShape, Frame, Header, Receipt, Seal, Ticket, WIRE_VERSION, WireError};
 use lava_proto::worker as proto;
 
 use crate::error::ReceiveError;
@@ -20,7 +18,8 @@ pub(crate) fn header_to_wire(header: &Header) -> proto::Header {
         head_dim: shape.head_dim as u32,
         tokens: shape.tokens as u32,
         window_rows: shape.window_rows as u32,
-        row_dtype: dtype_to_wire(shape.dtype).into(),
+        row_format: shape.format.name().to_owned(),
+        wide_rows: shape.wide_rows as u32,
     }
 }
 
@@ -51,31 +50,10 @@ pub(crate) fn header_from_wire(header: &proto::Header) -> Result<Header, Receive
             head_dim: header.head_dim as usize,
             tokens: header.tokens as usize,
             window_rows: header.window_rows as usize,
-            dtype: dtype_from_wire(header.row_dtype).ok_or(ReceiveError::Unexpected {
-                found: "a row dtype that this worker does not know",
-                expected: "F16, BF16 or F32",
-            })?,
+            wide_rows: header.wide_rows as usize,
+            format: header.row_format.parse()?,
         },
     })
-}
-
-/// A dtype as messages spell it.
-pub fn dtype_to_wire(dtype: RowDtype) -> proto::RowDtype {
-    match dtype {
-        RowDtype::F16 => proto::RowDtype::F16,
-        RowDtype::Bf16 => proto::RowDtype::Bf16,
-        RowDtype::F32 => proto::RowDtype::F32,
-    }
-}
-
-/// A dtype from its number in a message; `None` if there is none.
-pub fn dtype_from_wire(number: i32) -> Option<RowDtype> {
-    match proto::RowDtype::try_from(number).ok()? {
-        proto::RowDtype::F16 => Some(RowDtype::F16),
-        proto::RowDtype::Bf16 => Some(RowDtype::Bf16),
-        proto::RowDtype::F32 => Some(RowDtype::F32),
-        proto::RowDtype::Unspecified => None,
-    }
 }
 
 pub(crate) fn frame_to_wire(frame: Frame) -> proto::Frame {

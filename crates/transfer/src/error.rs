@@ -1,6 +1,6 @@
 //! Why a transfer ended before its receipt.
 
-use lava_kv::WireError;
+use lava_kv::{UnknownRowFormat, WireError};
 use tonic::Status;
 
 /// The sender's view.
@@ -40,6 +40,9 @@ pub enum ReceiveError {
     /// The transfer is damaged, stale or foreign.
     #[error(transparent)]
     Wire(#[from] WireError),
+    /// The sender comes from a release with other formats.
+    #[error(transparent)]
+    RowFormat(#[from] UnknownRowFormat),
     /// A field has another length.
     #[error("{field} has {found} bytes, expected {expected}")]
     FieldLen {

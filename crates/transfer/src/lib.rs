@@ -14,7 +14,6 @@ mod inbox;
 mod link;
 mod ship;
 
-pub use convert::{dtype_from_wire, dtype_to_wire};
 pub use error::{ReceiveError, ShipError};
 pub use inbox::{Inbox, Part};
 pub use link::{Link, server};

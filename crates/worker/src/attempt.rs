@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lava::{Method, Shape};
 use lava_engine::SamplingParams;
-use lava_kv::{CacheShape, Header, Ticket};
+use lava_kv::{CacheShape, Header, RowFormat, Ticket};
 use lava_proto::worker as proto;
 use tokio::time::Instant;
 
@@ -55,7 +55,8 @@ impl Attempt {
             });
         }
         let (tokens, max_tokens) = (message.tokens as usize, message.max_tokens as usize);
-        let positions = loaded.model.config().positions_max();
+        let config = loaded.model.config();
+        let positions = config.positions_max();
         if tokens == 0 || max_tokens == 0 || tokens + max_tokens > positions {
             return Err(Refusal::Field {
                 field: "attempt.tokens and attempt.max_tokens",
@@ -68,6 +69,7 @@ impl Attempt {
             found: format!("{:?}", message.policy),
             expected: format!("a known method ({error})"),
         })?;
+        let format = format(&message.row_format, loaded)?;
         let sampling = sampling(&message.sampling.unwrap_or_default(), message.logprobs);
         sampling.check()?;
         let budget = message.budget as usize;
@@ -83,7 +85,7 @@ impl Attempt {
             max_tokens,
             deadline: Instant::now() + Duration::from_millis(message.deadline_ms),
             answered: message.answered,
-            shape: loaded.cache_shape(tokens, &method, budget),
+            shape: config.cache_shape(tokens, &method, budget, format),
             method,
         })
     }
@@ -106,6 +108,12 @@ impl Attempt {
         self.rows_max().saturating_add(appended)
     }
 
+    /// Pages of so many bytes that its cache needs at most at its last step.
+    pub fn pages_max(&self, page_bytes: usize) -> usize {
+        let appended = self.max_tokens - 1;
+        self.shape.pages_max(page_bytes, self.rows_max(), appended)
+    }
+
     /// Rows that its compact cache has at most when it is shipped.
     pub fn rows_max(&self) -> usize {
         let shape = Shape {
@@ -115,6 +123,24 @@ impl Attempt {
         };
         lava::rows_max(&self.method, shape, self.budget)
     }
+}
+
+fn format(text: &str, loaded: &Loaded) -> Result<RowFormat, Refusal> {
+    let known = text.parse::<RowFormat>().ok();
+    known
+        .filter(|format| loaded.row_formats.contains(format))
+        .ok_or_else(|| {
+            let serves: Vec<_> = loaded
+                .row_formats
+                .iter()
+                .map(|format| format.name())
+                .collect();
+            Refusal::Field {
+                field: "attempt.row_format",
+                found: format!("{text:?}"),
+                expected: format!("one of {}", serves.join(", ")),
+            }
+        })
 }
 
 /// Sixteen bytes of a field.

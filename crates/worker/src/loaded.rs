@@ -3,14 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lava_engine::{LoadError, Model, ModelFiles, PageShape, RowDtype};
-use lava_kv::{CacheShape, WIRE_VERSION};
+use lava_engine::{LoadError, Model, ModelFiles, RowFormat};
+use lava_kv::WIRE_VERSION;
 use lava_proto::worker as proto;
 use lava_text::{TextError, TextFiles};
-use lava_transfer::dtype_to_wire;
-
-/// Entries of a page: small enough that the unused ends of L * Hkv pages stay few.
-const PAGE_ROWS: usize = 16;
 
 /// A loaded model. Immutable, so that the roles of one process share it.
 #[derive(Debug)]
@@ -19,8 +15,8 @@ pub struct Loaded {
     pub name: String,
     /// The model.
     pub model: Model,
-    /// How rows are stored and shipped.
-    pub row_dtype: RowDtype,
+    /// How rows may be stored and shipped.
+    pub row_formats: Vec<RowFormat>,
     /// Workers with equal ones can be paired.
     pub fingerprint: [u8; 16],
     /// Ids that end an answer.
@@ -54,13 +50,12 @@ impl Loaded {
         let text = TextFiles::open(files.path())?;
         let end_of_text = text.tokenizer()?.end_of_text().to_vec();
         let model = Model::load(files, section.weights.into(), progress)?;
-        let row_dtype = section.row_dtype.into();
-        let fingerprint = model.fingerprint(row_dtype)?;
+        let fingerprint = model.fingerprint()?;
         let text = Bytes::from(text.to_bytes());
         Ok(Arc::new(Self {
             name,
             model,
-            row_dtype,
+            row_formats: section.row_formats.clone(),
             fingerprint,
             end_of_text,
             text_digest: lava_proto::content_digest(&text),
@@ -71,28 +66,6 @@ impl Loaded {
     /// Tokenizer and chat template, as `lava_text::TextFiles` writes them.
     pub fn text(&self) -> Bytes {
         self.text.clone()
-    }
-
-    /// Shape of the cache's pages.
-    pub fn page_shape(&self) -> PageShape {
-        PageShape {
-            rows: PAGE_ROWS,
-            head_dim: self.model.config().head_dim,
-            dtype: self.row_dtype,
-        }
-    }
-
-    /// Shape of the compact cache of a prompt.
-    pub fn cache_shape(&self, tokens: usize, method: &lava::Method, budget: usize) -> CacheShape {
-        let config = self.model.config();
-        CacheShape {
-            layers: config.layers,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            tokens,
-            window_rows: method.window(budget).min(tokens),
-            dtype: self.row_dtype,
-        }
     }
 
     /// What coordinators place by.
@@ -106,7 +79,7 @@ impl Loaded {
             kv_heads: config.kv_heads as u32,
             head_dim: config.head_dim as u32,
             vocabulary: config.vocabulary as u32,
-            row_dtype: dtype_to_wire(self.row_dtype).into(),
+            row_formats: self.row_formats.iter().map(RowFormat::to_string).collect(),
             end_of_text: self.end_of_text.clone(),
             text_digest: self.text_digest.to_vec().into(),
             wire_version: WIRE_VERSION,

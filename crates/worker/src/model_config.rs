@@ -1,44 +1,47 @@
 //! Which model a worker runs.
 
-use lava_engine::{RowDtype, WeightFormat};
+use lava_engine::{RowFormat, WeightFormat};
 use lava_node::ConfigError;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 /// The section `[model]` of a worker's configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
     /// A folder with safetensors, a `.gguf` file, or a name on the Hub. Must be given.
     pub path: Option<String>,
     /// Name that requests ask for; `None`: the last part of `path`, without `.gguf`.
     pub name: Option<String>,
-    /// How cache rows are stored and shipped.
-    pub row_dtype: RowDtypeName,
+    /// Row formats that requests may ask for.
+    #[serde(deserialize_with = "row_formats")]
+    pub row_formats: Vec<RowFormat>,
     /// How weights are held.
     pub weights: WeightsName,
 }
 
-/// Spellings of [`RowDtype`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RowDtypeName {
-    /// IEEE half precision.
-    #[default]
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// Single precision.
-    F32,
-}
-
-impl From<RowDtypeName> for RowDtype {
-    fn from(name: RowDtypeName) -> Self {
-        match name {
-            RowDtypeName::F16 => Self::F16,
-            RowDtypeName::Bf16 => Self::Bf16,
-            RowDtypeName::F32 => Self::F32,
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self {
+            path: None,
+            name: None,
+            row_formats: RowFormat::ALL.to_vec(),
+            weights: WeightsName::default(),
         }
     }
+}
+
+fn row_formats<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<RowFormat>, D::Error> {
+    let names = Vec::<String>::deserialize(from)?;
+    if names.is_empty() {
+        return Err(D::Error::custom(
+            "row_formats is empty, expected at least one",
+        ));
+    }
+    let formats = names
+        .iter()
+        .map(|name| name.parse().map_err(D::Error::custom));
+    formats.collect()
 }
 
 /// Spellings of [`WeightFormat`].
@@ -120,5 +123,22 @@ mod tests {
             "`model.path` is not given, expected a folder, a .gguf file or a Hub name"
         ]
         .assert_eq(&error.to_string());
+    }
+
+    #[test]
+    fn row_formats_are_known_and_not_none() {
+        let section = |text: &str| toml::from_str::<ModelSection>(text);
+        let found = section(r#"row_formats = ["int4", "f16"]"#)
+            .unwrap()
+            .row_formats;
+        assert_eq!(found, [RowFormat::Int4, RowFormat::F16]);
+        let error = section(r#"row_formats = ["int5"]"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("known are f32, f16, bf16, int8, fp8, int4"),
+            "{error}"
+        );
+        assert!(section("row_formats = []").is_err());
     }
 }

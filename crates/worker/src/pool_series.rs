@@ -29,7 +29,7 @@ impl Collector for PoolSeries {
             (
                 "cache_bytes_reserved",
                 "Bytes of cache pages set aside",
-                reserved * self.0.shape().bytes(),
+                reserved * self.0.page_bytes(),
             ),
         ];
         for (name, help, value) in series {

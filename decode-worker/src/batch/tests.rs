@@ -43,7 +43,7 @@ struct Bench {
 impl Bench {
     fn start() -> Bench {
         let loaded = toy();
-        let pool = PagePool::new(loaded.page_shape(), 1000);
+        let pool = PagePool::new(loaded.model.config().page_bytes(), 1000);
         let counters = Counters::register(&mut Metrics::new(), pool.clone());
         let health = Health::new();
         health.serving();
@@ -73,6 +73,7 @@ impl Bench {
             tokens: 1,
             policy: "full".into(),
             budget: 1,
+            row_format: "f16".into(),
             sampling: Some(Sampling::default()),
             max_tokens,
             deadline_ms: 60_000,
@@ -116,9 +117,8 @@ async fn promise_6_an_engine_that_panics_ends_its_answers_and_flips_health() {
 
     // A bug: a cache that was given less than its worst case.
     let (mut bad, mut other) = bench.slot(2, 500);
-    let shape = bad.attempt.shape;
     let nothing = bench.pool.reserve(0).unwrap();
-    bad.cache = RaggedCache::new(shape.layers, shape.kv_heads, shape.tokens, nothing);
+    bad.cache = RaggedCache::new(bad.attempt.shape, nothing);
     bench.submit(bad).unwrap();
 
     // Both end, without a last event, which makes the coordinator go on elsewhere.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use lava_kv::{Header, Inbound};
+use lava_kv::{Group, Header, Inbound};
 use lava_proto::worker::cache_link_server::CacheLink;
 use lava_proto::worker::{ShipMessage, ShipReply};
 use lava_transfer::{Inbox, Part, server};
@@ -16,9 +16,11 @@ use tonic::{Request, Response, Status, Streaming};
 /// Rows of one layer and KV head in the order in which they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Table {
+    /// What packed keys are relative to.
+    pub(crate) mean: Vec<u8>,
     pub(crate) positions: Vec<u32>,
-    pub(crate) keys: Vec<u8>,
-    pub(crate) values: Vec<u8>,
+    /// Key codes, key scale, value codes and value scale of each.
+    pub(crate) rows: Vec<Vec<u8>>,
 }
 
 /// A sealed cache.
@@ -70,12 +72,19 @@ async fn receive(
     loop {
         match inbox.next().await.unwrap() {
             Part::Frame(frame) => {
-                for group in inbound.accept(&frame).unwrap() {
-                    let table =
-                        &mut received.tables[group.layer * header.shape.kv_heads + group.head];
+                let kv_heads = header.shape.kv_heads;
+                let arrived = inbound.accept(&frame).unwrap();
+                for mean in arrived.means {
+                    let table = &mut received.tables[mean.layer * kv_heads + mean.head];
+                    assert!(table.mean.is_empty(), "a mean comes once");
+                    table.mean = mean.bytes.to_vec();
+                }
+                for group in arrived.groups {
+                    let table = &mut received.tables[group.layer * kv_heads + group.head];
                     table.positions.extend(group.positions());
-                    table.keys.extend(group.keys);
-                    table.values.extend(group.values);
+                    table
+                        .rows
+                        .extend((0..group.rows).map(|row| of_row(&group, row)));
                 }
                 received.frames += 1;
                 inbox.grant(1).await;
@@ -88,6 +97,18 @@ async fn receive(
             }
         }
     }
+}
+
+/// A row's bytes out of a group, whose halves are all codes and then all scales.
+fn of_row(group: &Group<'_>, row: usize) -> Vec<u8> {
+    let scale_bytes = group.format.scale_bytes();
+    let of_half = |half: &[u8]| {
+        let (codes, scales) = half.split_at(half.len() - group.rows * scale_bytes);
+        let code_bytes = codes.len() / group.rows;
+        let codes = &codes[row * code_bytes..][..code_bytes];
+        [codes, &scales[row * scale_bytes..][..scale_bytes]].concat()
+    };
+    [of_half(group.keys), of_half(group.values)].concat()
 }
 
 /// Where to ship to, and what will have arrived.

@@ -1,13 +1,13 @@
 //! What arrives is what the engine keeps: positions, keys and values, bit for bit.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use lava::Method;
-use lava_engine::{PagePool, PrefillRequest};
+use lava_engine::{PagePool, PrefillRequest, RowFormat};
 use lava_proto::worker::prefill_client::PrefillClient;
 use lava_test_support::{Architecture, HfDtype, ToyModel};
-use lava_worker::{Loaded, RowDtypeName};
+use lava_worker::Loaded;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -21,15 +21,22 @@ fn prompt(len: u32, vocabulary: u32) -> Vec<u32> {
 }
 
 /// The engine's own result in this process.
-fn expected(loaded: &Loaded, prompt: &[u32], method: Method, budget: usize) -> Vec<Table> {
+fn expected(
+    loaded: &Loaded,
+    prompt: &[u32],
+    method: Method,
+    budget: usize,
+    format: RowFormat,
+) -> Vec<Table> {
     let asked = PrefillRequest {
         tokens: prompt,
         method,
         budget,
+        format,
         appended_max: 0,
     };
-    let pages = asked.pages_max(&loaded.model, loaded.page_shape());
-    let pool = PagePool::new(loaded.page_shape(), pages);
+    let page_bytes = loaded.model.config().page_bytes();
+    let pool = PagePool::new(page_bytes, asked.pages_max(&loaded.model, page_bytes));
     let done = loaded
         .model
         .prefill(&asked, &pool, &mut |_| ControlFlow::Continue(()))
@@ -38,17 +45,23 @@ fn expected(loaded: &Loaded, prompt: &[u32], method: Method, budget: usize) -> V
     let config = loaded.model.config();
     let mut tables = Vec::new();
     for layer in 0..config.layers {
+        let mut means = Vec::new();
+        done.cache.copy_means(layer, &mut means);
         for head in 0..config.kv_heads {
-            let rows = done.cache.table(layer, head).rows();
-            let mut bytes = Vec::new();
-            done.cache.copy_rows(layer, head, 0..rows, &mut bytes);
-            let (keys, values) = bytes.split_at(bytes.len() / 2);
+            let row = |row: usize| {
+                let mut bytes = Vec::new();
+                done.cache.copy_rows(layer, head, row..row + 1, &mut bytes);
+                bytes
+            };
             let in_window = (prompt.len() - window) as u32..prompt.len() as u32;
             let others = done.cascade.head_order(layer, head).iter().copied();
             tables.push(Table {
                 positions: in_window.chain(others).collect(),
-                keys: keys.to_vec(),
-                values: values.to_vec(),
+                rows: (0..done.cache.table(layer, head).rows()).map(row).collect(),
+                mean: match format.is_packed() {
+                    true => means[head * 2 * config.head_dim..][..2 * config.head_dim].to_vec(),
+                    false => Vec::new(),
+                },
             });
         }
     }
@@ -61,9 +74,11 @@ async fn shipped(
     prompt: &[u32],
     policy: &str,
     budget: u32,
+    format: RowFormat,
 ) -> Received {
     let (address, received) = crate::receiver::start().await;
-    let asked = request(loaded, prompt, policy, budget, address.to_string());
+    let mut asked = request(loaded, prompt, policy, budget, address.to_string());
+    asked.attempt.as_mut().unwrap().row_format = format.to_string();
     let (first, done) = run(client, asked).await.unwrap();
     let received = received.await.unwrap();
     assert_eq!(received.first_token, first.token.unwrap().id);
@@ -74,9 +89,10 @@ async fn shipped(
         .map(|table| table.positions.len())
         .sum();
     assert_eq!(stats.rows_kept, rows as u64);
+    let lens = received.tables.iter().map(|table| table.rows.len());
     assert_eq!(
         stats.row_bytes,
-        received.header.shape.row_bytes(rows) as u64
+        received.header.shape.element_bytes(lens) as u64
     );
     received
 }
@@ -86,11 +102,12 @@ async fn the_real_models_kept_positions_at_128_are_the_engines_own() {
     let folder = std::env::var_os("LAVA_MODELS")
         .expect("LAVA_MODELS is not set: run `cargo xtask test`, which fetches the models");
     let model = PathBuf::from(folder).join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    let loaded = load(&model, RowDtypeName::F16);
+    let loaded = load(&model);
     let mut client = crate::worker::start(loaded.clone()).await;
     let prompt = prompt(700, 49_152);
     let policy = "lava".parse().unwrap();
-    let received = shipped(&mut client, &loaded, &prompt, "lava", 128).await;
+    let format = RowFormat::Int4;
+    let received = shipped(&mut client, &loaded, &prompt, "lava", 128, format).await;
     let rows: usize = received
         .tables
         .iter()
@@ -98,19 +115,20 @@ async fn the_real_models_kept_positions_at_128_are_the_engines_own() {
         .sum();
     assert!(rows <= 30 * 3 * 128 && rows > 30 * 3 * 128 - 30, "{rows}");
     assert_eq!(received.frames, 30, "one frame per layer");
-    assert!(received.tables == expected(&loaded, &prompt, policy, 128));
+    assert!(received.tables == expected(&loaded, &prompt, policy, 128, format));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_policy_budget_and_dtype_ships_the_engines_rows() {
+async fn every_policy_budget_and_format_ships_the_engines_rows() {
     let toy = ToyModel::new(Architecture::Qwen3);
     let folder = tempfile::tempdir().unwrap();
     toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
-    for dtype in [RowDtypeName::F16, RowDtypeName::Bf16, RowDtypeName::F32] {
-        let loaded = load(Path::new(folder.path()), dtype);
-        let mut client = crate::worker::start(loaded.clone()).await;
+    let loaded = load(folder.path());
+    let mut client = crate::worker::start(loaded.clone()).await;
+    for format in RowFormat::ALL {
         for (policy, budget) in [
             ("lava", 48),
+            ("lava+sinks=3", 48),
             ("lava-paper", 40),
             ("lava-code", 64),
             ("full", 1),
@@ -118,11 +136,12 @@ async fn every_policy_budget_and_dtype_ships_the_engines_rows() {
         ] {
             for len in [20, 130, 203] {
                 let prompt = prompt(len, toy.vocab as u32);
-                let received = shipped(&mut client, &loaded, &prompt, policy, budget).await;
-                let expected = expected(&loaded, &prompt, policy.parse().unwrap(), budget as usize);
+                let received = shipped(&mut client, &loaded, &prompt, policy, budget, format).await;
+                let method = policy.parse().unwrap();
+                let expected = expected(&loaded, &prompt, method, budget as usize, format);
                 assert!(
                     received.tables == expected,
-                    "{dtype:?} {policy} {budget} {len}"
+                    "{format} {policy} {budget} {len}"
                 );
             }
         }
@@ -134,7 +153,7 @@ async fn requests_that_were_placed_wrong_are_refused_before_any_compute() {
     let toy = ToyModel::new(Architecture::Llama);
     let folder = tempfile::tempdir().unwrap();
     toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
-    let loaded = load(folder.path(), RowDtypeName::F16);
+    let loaded = load(folder.path());
     let mut client = crate::worker::start(loaded.clone()).await;
     let prompt = prompt(50, toy.vocab as u32);
     let good = request(&loaded, &prompt, "lava", 64, "127.0.0.1:1".into());

@@ -12,7 +12,7 @@ use lava_proto::v1::Sampling;
 use lava_proto::worker::prefill_client::PrefillClient;
 use lava_proto::worker::prefill_event::Event;
 use lava_proto::worker::{Attempt, FirstToken, PrefillDone, PrefillRequest};
-use lava_worker::{Loaded, Membership, ModelSection, RowDtypeName};
+use lava_worker::{Loaded, Membership, ModelSection};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tonic::Status;
@@ -20,11 +20,8 @@ use tonic::transport::Channel;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(crate) fn load(path: &Path, row_dtype: RowDtypeName) -> Arc<Loaded> {
-    let section = ModelSection {
-        row_dtype,
-        ..Default::default()
-    };
+pub(crate) fn load(path: &Path) -> Arc<Loaded> {
+    let section = ModelSection::default();
     let files = ModelFiles::find(path.to_str().unwrap(), false).unwrap();
     Loaded::load(&section, "model".into(), &files, &mut |_, _| {}).unwrap()
 }
@@ -64,6 +61,7 @@ pub(crate) fn request(
         tokens: prompt.len() as u32,
         policy: policy.into(),
         budget,
+        row_format: "f16".into(),
         sampling: Some(Sampling::default()),
         max_tokens: 4,
         deadline_ms: PATIENCE.as_millis() as u64,

@@ -33,6 +33,10 @@ pub struct GenerateRequest {
     /// Report logprobs: 0 only those of the chosen tokens, k > 0 also of the k likeliest; absent: none.
     #[prost(uint32, optional, tag = "11")]
     pub logprobs: ::core::option::Option<u32>,
+    /// How the entries that compete for the budget are stored and shipped: f32, f16, bf16, int8, fp8 or int4; the window and
+    /// the answer stay in 16 bits beside int8, fp8 and int4. Empty: the server's default.
+    #[prost(string, tag = "14")]
+    pub row_format: ::prost::alloc::string::String,
     /// What the cache is cut to, in one of three forms; absent: the server's default. A prompt that fits is kept whole.
     #[prost(oneof = "generate_request::BudgetForm", tags = "9, 12, 13")]
     pub budget_form: ::core::option::Option<generate_request::BudgetForm>,
@@ -48,7 +52,7 @@ pub mod generate_request {
         /// As many entries per layer and KV head as this share of the prompt's tokens, in thousandths, rounded down.
         #[prost(uint32, tag = "12")]
         BudgetShareMilli(u32),
-        /// At most this many bytes of rows in the cache that prefill leaves (Model.row_bytes per entry), whatever the policy.
+        /// At most this many bytes in the cache that prefill leaves, whatever the policy: its entries as row_format stores them.
         #[prost(uint64, tag = "13")]
         BudgetBytes(u64),
     }
@@ -201,10 +205,10 @@ pub struct TransferStats {
     /// Bytes of the whole prompt's cache, as it would have been shipped without eviction.
     #[prost(uint64, tag = "1")]
     pub full_bytes: u64,
-    /// Bytes of all frames, positions and counts included.
+    /// Bytes of all frames: scales, positions and counts included.
     #[prost(uint64, tag = "2")]
     pub shipped_bytes: u64,
-    /// Bytes of the kept rows alone.
+    /// Bytes of the kept rows' elements alone, as their format stores them.
     #[prost(uint64, tag = "3")]
     pub row_bytes: u64,
     /// Entries kept over all layers and KV heads.
@@ -243,6 +247,9 @@ pub struct TransferStats {
     /// Certain rows cut into frames and handed to the link, waits for its queue included; a part of prefill_ms, milliseconds.
     #[prost(double, tag = "15")]
     pub packing_ms: f64,
+    /// Bytes of the cache that prefill leaves: row_bytes, and scales. What budget_bytes bounds.
+    #[prost(uint64, tag = "16")]
+    pub stored_bytes: u64,
 }
 /// Nothing yet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -281,15 +288,18 @@ pub struct Model {
     /// Ready workers that decode it.
     #[prost(uint32, tag = "6")]
     pub decode_workers: u32,
-    /// Bytes of one cache entry (a key and a value row) of one layer and KV head.
+    /// D: a cache entry is a key and a value of so many elements.
     #[prost(uint32, tag = "7")]
-    pub row_bytes: u32,
+    pub head_dim: u32,
     /// L.
     #[prost(uint32, tag = "8")]
     pub layers: u32,
     /// Hkv.
     #[prost(uint32, tag = "9")]
     pub kv_heads: u32,
+    /// Row formats that some ready prefill worker and some ready decode worker can use.
+    #[prost(string, repeated, tag = "10")]
+    pub row_formats: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A prompt to turn into ids.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -27,7 +27,7 @@ pub struct Model {
     /// Name that requests ask for.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Hash of configuration, weights, row format and wire version, 16 bytes; workers with equal ones can be paired.
+    /// Hash of configuration, weights and wire version, 16 bytes; workers with equal ones can be paired.
     #[prost(bytes = "bytes", tag = "2")]
     pub fingerprint: ::prost::bytes::Bytes,
     /// Most tokens of a prompt and its answer together.
@@ -45,9 +45,9 @@ pub struct Model {
     /// V.
     #[prost(uint32, tag = "7")]
     pub vocabulary: u32,
-    /// How rows are stored and shipped.
-    #[prost(enumeration = "RowDtype", tag = "8")]
-    pub row_dtype: i32,
+    /// Row formats that it stores and ships, by name.
+    #[prost(string, repeated, tag = "8")]
+    pub row_formats: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Ids that end an answer.
     #[prost(uint32, repeated, tag = "9")]
     pub end_of_text: ::prost::alloc::vec::Vec<u32>,
@@ -76,9 +76,9 @@ pub struct Load {
     /// Decode: pages of the pool.
     #[prost(uint64, tag = "5")]
     pub pages_total: u64,
-    /// Decode: entries of a page.
+    /// Decode: bytes of a page.
     #[prost(uint32, tag = "6")]
-    pub page_rows: u32,
+    pub page_bytes: u32,
     /// Decode: sequences that wait or run.
     #[prost(uint32, tag = "7")]
     pub slots: u32,
@@ -151,6 +151,9 @@ pub struct Attempt {
     /// Tokens of the answer that earlier attempts made; they are the prompt's last ones here.
     #[prost(uint32, repeated, tag = "14")]
     pub answered: ::prost::alloc::vec::Vec<u32>,
+    /// How entries that compete are stored and shipped, by name.
+    #[prost(string, tag = "15")]
+    pub row_format: ::prost::alloc::string::String,
 }
 /// A prompt to run.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -323,9 +326,12 @@ pub struct Header {
     /// Rows of the window in every layer and head; they come first.
     #[prost(uint32, tag = "10")]
     pub window_rows: u32,
-    /// How rows are stored.
-    #[prost(enumeration = "RowDtype", tag = "11")]
-    pub row_dtype: i32,
+    /// How rows that compete are stored, by name.
+    #[prost(string, tag = "11")]
+    pub row_format: ::prost::alloc::string::String,
+    /// Rows of every layer and head, from the first, that are not packed.
+    #[prost(uint32, tag = "12")]
+    pub wide_rows: u32,
 }
 /// Rows of finished layers; crates/kv says how they lie in it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -416,39 +422,6 @@ impl Role {
             "ROLE_UNSPECIFIED" => Some(Self::Unspecified),
             "ROLE_PREFILL" => Some(Self::Prefill),
             "ROLE_DECODE" => Some(Self::Decode),
-            _ => None,
-        }
-    }
-}
-/// How rows are stored and shipped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum RowDtype {
-    Unspecified = 0,
-    F16 = 1,
-    Bf16 = 2,
-    F32 = 3,
-}
-impl RowDtype {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "ROW_DTYPE_UNSPECIFIED",
-            Self::F16 => "ROW_DTYPE_F16",
-            Self::Bf16 => "ROW_DTYPE_BF16",
-            Self::F32 => "ROW_DTYPE_F32",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "ROW_DTYPE_UNSPECIFIED" => Some(Self::Unspecified),
-            "ROW_DTYPE_F16" => Some(Self::F16),
-            "ROW_DTYPE_BF16" => Some(Self::Bf16),
-            "ROW_DTYPE_F32" => Some(Self::F32),
             _ => None,
         }
     }

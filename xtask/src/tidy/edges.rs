@@ -11,7 +11,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("crates/kv", &[]),
     ("crates/node", &[]),
     ("proto", &[]),
-    ("kernels", &[]),
+    ("kernels", &["crates/kv"]),
     ("crates/text", &["crates/gguf"]),
     ("crates/cluster", &["crates/node"]),
     ("crates/transfer", &["proto", "crates/kv"]),
@@ -21,13 +21,20 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ),
     (
         "crates/lab",
-        &["proto", "crates/lava", "crates/text", "crates/engine"],
+        &[
+            "proto",
+            "crates/lava",
+            "crates/kv",
+            "crates/text",
+            "crates/engine",
+        ],
     ),
     (
         "coordinator",
         &[
             "proto",
             "crates/lava",
+            "crates/kv",
             "crates/text",
             "crates/cluster",
             "crates/node",

@@ -26,10 +26,10 @@ pub(super) fn header(options: &Eval, texts: &[Text], subject: &Subject) -> Resul
     let setting = |name: &str, value: String| (name.to_owned(), value);
     let where_it_ran = match &options.addr {
         Some(_) => [setting("from", "a server".to_owned())].to_vec(),
-        None => vec![
-            setting("weights", format!("{:?}", options.weights).to_lowercase()),
-            setting("rows", format!("{:?}", options.row_dtype).to_lowercase()),
-        ],
+        None => vec![setting(
+            "weights",
+            format!("{:?}", options.weights).to_lowercase(),
+        )],
     };
     let continuation = setting("continuation", options.continuation.to_string());
     Ok(Header {

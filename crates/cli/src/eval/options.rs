@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lava::Method;
+use lava::{Budget, Method};
+use lava_engine::RowFormat;
 use lava_lab::question::{Question, Suite, Task, Text, read_data};
 
-use crate::options::{Rows, Weights};
+use crate::options::Weights;
 
 /// Arguments of `lava eval`.
 #[derive(Args)]
@@ -33,9 +34,13 @@ pub(crate) struct Eval {
         default_value = "full,lava-peaks,lava,snapkv,streaming-llm"
     )]
     pub(crate) policies: Vec<String>,
-    /// Entries per layer and KV head, the window included, on average.
+    /// What caches are cut to: entries per layer and KV head, the window included, on average; or shares of
+    /// the prompt, as in 10%; or bytes of the whole cache, as in 3MB.
     #[arg(long, value_delimiter = ',', default_value = "128")]
-    pub(crate) budgets: Vec<usize>,
+    pub(crate) budgets: Vec<Budget>,
+    /// How cache rows that compete for the budget are stored: f32, f16, bf16, int8, fp8, int4.
+    #[arg(long, value_delimiter = ',', default_value = "int4")]
+    pub(crate) row_formats: Vec<RowFormat>,
     /// Text files, or folders of .txt files: what lm predicts and needles hide in.
     #[arg(long, value_delimiter = ',')]
     pub(crate) texts: Vec<PathBuf>,
@@ -69,15 +74,12 @@ pub(crate) struct Eval {
     /// Write Markdown tables, one per task and measure: policies down, budgets across.
     #[arg(long)]
     pub(crate) markdown: Option<PathBuf>,
-    /// Policy that scores are compared with.
+    /// Policy that scores are compared with; its rows are in the first of the formats.
     #[arg(long, default_value = "full")]
     pub(crate) baseline: Method,
     /// Commit of this build, for the report.
     #[arg(long, default_value = concat!("version ", env!("CARGO_PKG_VERSION")))]
     pub(crate) commit: String,
-    /// How cache rows are stored.
-    #[arg(long, value_enum, default_value_t = Rows::F16, conflicts_with = "addr")]
-    pub(crate) row_dtype: Rows,
     /// How weights are held. f32 is faster for many variants and takes more memory.
     #[arg(long, value_enum, default_value_t = Weights::F32, conflicts_with = "addr")]
     pub(crate) weights: Weights,

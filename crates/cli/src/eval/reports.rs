@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use lava_lab::report;
 use lava_lab::results::{Header, Record};
+use lava_lab::{Variant, report};
 
 use super::options::Eval;
 
@@ -46,7 +46,12 @@ fn open(file: &Path) -> io::Result<PathBuf> {
 }
 
 pub(super) fn write(options: &Eval, header: &Header, records: &[Record]) -> Result<()> {
-    let summary = report::summarize(header, records, &options.baseline.to_string());
+    let baseline = Variant {
+        method: options.baseline,
+        format: options.row_formats[0],
+        budget: None,
+    };
+    let summary = report::summarize(header, records, &baseline.label());
     print!("{}", report::plain(&summary));
     let files = [
         (&options.json, report::json(&summary)),

@@ -26,8 +26,8 @@ impl Subject {
         }
         let name = name.context("give --model")?;
         let files = model::find(name)?;
-        let (format, rows) = (options.weights.into(), options.row_dtype.into());
-        let local = progress::with_bar(&mut |bar| Ok(Local::load(&files, format, rows, bar)?))?;
+        let format = options.weights.into();
+        let local = progress::with_bar(&mut |bar| Ok(Local::load(&files, format, bar)?))?;
         Ok(Subject::Local(Box::new(local), file_name(Path::new(name))))
     }
 

@@ -5,13 +5,12 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use lava::{Method, Policy};
 use lava_engine::{
-    Model, PagePool, PrefillRequest, Prefilled, RaggedCache, RowDtype, Sampler, SamplingParams,
+    Model, PagePool, PrefillRequest, Prefilled, RaggedCache, RowFormat, Sampler, SamplingParams,
     Turn,
 };
 use lava_lab::divergence::Reference;
 
 use super::file::{Eviction, Golden, Prompt};
-use crate::model::page_shape;
 
 /// The full cache on one prompt.
 pub(crate) struct Full {
@@ -100,10 +99,11 @@ fn prefill(model: &Model, prompt: &Prompt, method: Method, budget: usize) -> Res
         tokens: &prompt.token_ids,
         method,
         budget,
+        format: RowFormat::F32,
         appended_max: prompt.full_greedy.len(),
     };
-    let shape = page_shape(model, RowDtype::F32);
-    let pool = PagePool::new(shape, request.pages_max(model, shape));
+    let page_bytes = model.config().page_bytes();
+    let pool = PagePool::new(page_bytes, request.pages_max(model, page_bytes));
     Ok(model.prefill(&request, &pool, &mut |_| ControlFlow::Continue(()))?)
 }
 

@@ -54,6 +54,15 @@ async fn requests_are_refused_by_field_value_and_expectation() {
         Code::InvalidArgument,
         &["magic", "lava-exact"],
     );
+    let rows = v1::GenerateRequest {
+        row_format: "int5".into(),
+        ..ok()
+    };
+    check(
+        ask(&mut client, rows).await,
+        Code::InvalidArgument,
+        &["int5", "known are f32, f16, bf16, int8, fp8, int4"],
+    );
     let long = tokens("model", vec![7; 9000], 4, 128);
     check(
         ask(&mut client, long).await,
@@ -197,6 +206,30 @@ async fn more_tokens_than_the_context_holds_are_as_many_as_it_holds() {
         Code::InvalidArgument,
         &["prompt", &context.to_string()],
     );
+    cluster.idle();
+}
+
+#[tokio::test]
+async fn a_row_format_that_no_worker_has_is_refused_with_those_they_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [
+        "model.name=\"model\"",
+        "model.row_formats=[\"f16\", \"int8\"]",
+    ];
+    let cluster = Cluster::one_process(&toy(folder.path(), 1), &settings);
+    let mut client = cluster.client().await;
+    let request = |format: &str| v1::GenerateRequest {
+        row_format: format.into(),
+        ..tokens("model", vec![7; 50], 4, 40)
+    };
+    check(
+        ask(&mut client, request("")).await,
+        Code::FailedPrecondition,
+        &["row format int4", "known are f16, int8"],
+    );
+    let packed = ask(&mut client, request("int8")).await.unwrap();
+    assert!(packed.transfer().row_bytes < packed.transfer().full_bytes);
+    ask(&mut client, request("f16")).await.unwrap();
     cluster.idle();
 }
 

@@ -13,7 +13,8 @@ async fn a_share_and_bytes_come_to_the_same_entries_here_and_through_the_service
     let story = "Once upon a time there was a queen who lived by the sea. ".repeat(8);
     let question = |budget| {
         let prompt = ["--raw", "--prompt", story.as_str()];
-        [&prompt[..], &["--max-tokens", "2", "--budget", budget]].concat()
+        let budget = ["--row-format", "f16", "--budget", budget];
+        [&prompt[..], &["--max-tokens", "2"], &budget].concat()
     };
     let served =
         |budget| lava(&[&["generate", "--addr", &address], &question(budget)[..]].concat());
@@ -28,7 +29,9 @@ async fn a_share_and_bytes_come_to_the_same_entries_here_and_through_the_service
     for (budget, expected) in [("1MB", number("budget")), ("50%", half)] {
         let output = served(budget);
         let table = text(&output.stdout);
-        let line = format!("policy          lava-peaks, budget {budget} = {expected} entries\n");
+        let line = format!(
+            "policy          lava-peaks, rows in f16, budget {budget} = {expected} entries\n"
+        );
         assert!(table.contains(&line), "{table}{}", text(&output.stderr));
     }
     refused(

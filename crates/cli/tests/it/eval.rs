@@ -61,12 +61,7 @@ impl Place {
         let mut lines: Vec<Value> = lines.collect();
         lines[1..].sort_by_cached_key(|line| {
             let part = |key: &str| line[key].to_string();
-            [
-                part("task"),
-                part("sample"),
-                part("policy"),
-                part("budget_tokens"),
-            ]
+            [part("task"), part("sample"), part("policy"), part("budget")]
         });
         lines
     }
@@ -122,6 +117,8 @@ fn short_run<'a>(model: &'a str, novel: &'a str, out: &'a str) -> Vec<&'a str> {
         "50",
         "--policies",
         "full,streaming-llm",
+        "--row-formats",
+        "f16",
         "--budgets",
         "48",
         "--out",
@@ -175,7 +172,7 @@ fn a_run_writes_its_reports_asks_nothing_twice_and_goes_on_after_a_kill() {
         assert!(full["kl"]["mean"].as_f64().unwrap() < 1e-6, "{full}");
         assert_eq!(full["top1"]["mean"], 1.0, "{full}");
         let evicting = line(task, "streaming-llm");
-        assert_eq!(evicting["budget_tokens"], 48);
+        assert_eq!(evicting["budget"], "48");
         assert!(
             evicting["kl"]["mean"].as_f64().unwrap() > 1e-3,
             "{evicting}"
@@ -320,7 +317,7 @@ fn a_served_model_gives_the_answers_of_one_in_this_process() {
         for field in [
             "sample",
             "policy",
-            "budget_tokens",
+            "budget",
             "output",
             "score",
             "prompt_tokens",
@@ -332,7 +329,9 @@ fn a_served_model_gives_the_answers_of_one_in_this_process() {
         assert!(theirs["seconds"].as_f64().unwrap() > 0.0);
         assert!(ours["nll"].is_number() && theirs["nll"].is_null());
     }
-    let full = here[1..].iter().filter(|record| record["policy"] == "full");
+    let full = here[1..]
+        .iter()
+        .filter(|record| record["policy"] == "full in int4");
     assert!(
         full.clone().all(|record| record["score"] == 1.0),
         "{:?}",
@@ -539,6 +538,8 @@ fn values_that_are_given_twice_are_asked_once() {
         "2",
         "--policies",
         "lava,lava-exact,full,full",
+        "--row-formats",
+        "f16,f16",
         "--budgets",
         "48,48",
         "--baseline",

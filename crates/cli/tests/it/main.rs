@@ -120,7 +120,13 @@ fn the_demo_prompt_is_compressed_to_its_budget() {
         number("rows_kept") > 30 * 3 * 128 - 30,
         "LAVa leaves less than an entry per layer"
     );
-    assert_eq!(number("kept_bytes"), number("rows_kept") * 2 * 64 * 2);
+    // Of each head: a mean key, 32 rows of the window in half precision, the others in int4 with scales.
+    let (heads, window) = (30 * 3, 30 * 3 * 32);
+    let packed = (number("rows_kept") - window) * 2 * (64 / 2 + 2);
+    assert_eq!(
+        number("kept_bytes"),
+        heads * 64 * 2 + window * 2 * 64 * 2 + packed
+    );
     assert_eq!(
         number("full_cache_bytes"),
         number("prompt_tokens") * 30 * 3 * 2 * 64 * 2

@@ -1,13 +1,16 @@
 //! Every policy through the whole path: the rows that arrive and the tokens that follow are the engine's own.
 
 use lava::{Certainty, Method, Policy};
-use lava_engine::{ModelFiles, PagePool, PageShape, PrefillRequest, RowDtype, Turn, WeightFormat};
+use lava_engine::{ModelFiles, PagePool, PrefillRequest, RowFormat, Turn, WeightFormat};
 
 use crate::asking::{ask, tokens};
 use crate::cluster::Cluster;
 use crate::{SMOLLM2, model};
 
 const BUDGET: usize = 48;
+/// L * Hkv, and D.
+const LISTS: usize = 30 * 3;
+const HEAD_DIM: usize = 64;
 const TOKENS: u32 = 4;
 
 /// Logits that are closer than this may swap by rounding: the two sides batch differently.
@@ -37,17 +40,17 @@ fn expected(methods: &[Method], prompt: &[u32]) -> Vec<Expected> {
             tokens: prompt,
             method,
             budget: BUDGET,
+            format: RowFormat::Int4,
             appended_max: TOKENS as usize,
         })
         .collect();
-    let shape = PageShape {
-        rows: 16,
-        head_dim: model.config().head_dim,
-        dtype: RowDtype::F16,
-    };
-    let pages = requests.iter().map(|r| r.pages_max(&model, shape)).sum();
+    let page_bytes = model.config().page_bytes();
+    let pages = requests
+        .iter()
+        .map(|r| r.pages_max(&model, page_bytes))
+        .sum();
     let all = model
-        .prefill_each(&requests, &PagePool::new(shape, pages))
+        .prefill_each(&requests, &PagePool::new(page_bytes, pages))
         .unwrap();
     let follow = |(mut run, &method): (lava_engine::Prefilled, &Method)| {
         let rows = run.cache.rows();
@@ -94,6 +97,7 @@ async fn every_policy_works_through_the_whole_path() {
         let name = expected.method.to_string();
         let mut request = tokens("model", prompt.clone(), TOKENS, BUDGET as u32);
         request.policy.clone_from(&name);
+        request.row_format = RowFormat::Int4.to_string();
         request.ignore_end_of_text = true;
         let answer = ask(&mut client, request).await.unwrap();
         let transfer = answer.transfer();
@@ -102,8 +106,9 @@ async fn every_policy_works_through_the_whole_path() {
         let same = ..expected.close_call;
         assert_eq!(answer.ids()[same], expected.ids[same], "{name}");
         // The window is certain under every policy.
-        let window = expected.method.window(BUDGET) as f64 / BUDGET as f64;
-        let is_early = transfer.early_share_bound > window;
+        let window = LISTS * expected.method.window(BUDGET) * RowFormat::F16.entry_bytes(HEAD_DIM);
+        let window = window as f64 / transfer.row_bytes as f64;
+        let is_early = transfer.early_share_bound > window + 1e-9;
         let is_exact = expected.method.policy.certainty() == Certainty::Exact;
         assert_eq!(is_early, is_exact, "{name}: {transfer:?}");
     }

@@ -50,10 +50,13 @@ async fn promise_1_a_killed_decode_worker_leaves_no_gap_no_repeat_and_nothing_he
     const TOKENS: u32 = 32;
     let mut fleet = Fleet::start().await;
     let mut client = fleet.client().await;
-    let kept_whole = request(40, TOKENS, 1024);
+    let kept_whole = v1::GenerateRequest {
+        row_format: "f16".into(),
+        ..request(40, TOKENS, 1024)
+    };
     let undisturbed = ask(&mut client, kept_whole.clone()).await.unwrap();
     assert_eq!(undisturbed.transfer().recomputes, 0);
-    // With fewer rows than tokens, the text after the fault may be another one, and as long.
+    // With fewer rows than tokens, or packed ones, the text after the fault may be another one, and as long.
     let compressed = request(200, TOKENS, 64);
     for request in [kept_whole, compressed] {
         let mut answer = Answer::default();
@@ -315,8 +318,8 @@ async fn promise_8_dead_workers_are_not_listed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn promise_9_room_is_granted_before_prefill_and_refused_early_with_a_time_to_come_back() {
-    // 8 MB: room for one of these requests in each decode worker.
-    let fleet = Fleet::with(&[("decode", "decode.cache_bytes=8000000")]).await;
+    // 5 MB: room for one of these requests in each decode worker.
+    let fleet = Fleet::with(&[("decode", "decode.cache_bytes=5000000")]).await;
     let mut client = fleet.client().await;
     let mut running = Vec::new();
     for _ in 0..2 {

@@ -93,12 +93,12 @@ async fn three_processes_answer_as_one_does_at_the_size_of_the_budget() {
     let t = kept.transfer();
     println!("{t:?}");
     assert_eq!(Some(t.rows_kept), expected["rows_kept"].as_u64());
-    assert_eq!(Some(t.row_bytes), expected["kept_bytes"].as_u64());
+    assert_eq!(Some(t.stored_bytes), expected["kept_bytes"].as_u64());
     assert_eq!(Some(t.full_bytes), expected["full_cache_bytes"].as_u64());
     let overhead = t.shipped_bytes as f64 / t.row_bytes as f64;
     assert!(
-        (1.0..1.02).contains(&overhead),
-        "payload over rows: {overhead}"
+        (1.0..1.10).contains(&overhead),
+        "payload over elements: {overhead}"
     );
     assert!(t.early_share_bound > 0.9, "{}", t.early_share_bound);
     assert!(

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use lava::{Method, Policy, Profile};
 use lava_engine::{
-    EngineError, Model, PagePool, PrefillRequest, Prefilled, RaggedCache, WeightFormat,
+    EngineError, Model, PagePool, PrefillRequest, Prefilled, RaggedCache, RowFormat, WeightFormat,
 };
 use lava_test_support::{Architecture, HfDtype, ToyModel};
 
@@ -28,17 +28,18 @@ fn toy() -> (ToyModel, Model) {
     (toy, model)
 }
 
-/// Key rows of one head, in the cache's order.
+/// Key rows of one head of a cache in single precision, in the cache's order.
 fn keys(cache: &RaggedCache, layer: usize, head: usize) -> Vec<Vec<f32>> {
-    let (shape, table) = (cache.shape(), cache.table(layer, head));
+    let head_dim = cache.shape().head_dim;
     let mut rows = Vec::new();
-    for page in table.pages() {
-        let mut scratch = Vec::new();
-        let values = page.widen(&mut scratch);
-        let keys = values[..shape.rows * shape.head_dim].chunks_exact(shape.head_dim);
-        rows.extend(keys.map(<[f32]>::to_vec));
+    for run in cache.table(layer, head).runs() {
+        assert_eq!(run.format, RowFormat::F32);
+        let bytes = run.keys.codes.chunks_exact(4);
+        let numbers: Vec<f32> = bytes
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
+        rows.extend(numbers.chunks_exact(head_dim).map(<[f32]>::to_vec));
     }
-    rows.truncate(table.rows());
     rows
 }
 
@@ -97,12 +98,18 @@ fn pages_never_exceed_the_reservation_and_all_come_back() {
         (90, 2000),
     ] {
         let prompt = toys::prompt(tokens, toy.vocab);
-        for policy in [Policy::Full, LAVA[0], LAVA[1], LAVA[2]] {
-            let request = ours::request(&prompt, policy, budget);
+        for (policy, format) in [Policy::Full, LAVA[0], LAVA[1], LAVA[2]]
+            .into_iter()
+            .flat_map(|policy| RowFormat::ALL.map(|format| (policy, format)))
+        {
+            let request = PrefillRequest {
+                format,
+                ..ours::request(&prompt, policy, budget)
+            };
             let pool = ours::pool(&model, &request);
             let run = model.prefill(&request, &pool, &mut |_| ControlFlow::Continue(()));
             let run = run.unwrap();
-            let reserved = request.pages_max(&model, pool.shape());
+            let reserved = request.pages_max(&model, pool.page_bytes());
             assert!(run.stats.pages_peak <= reserved);
             assert_eq!(pool.pages_reserved(), reserved);
             drop(run);
@@ -163,11 +170,11 @@ fn one_pass_serves_every_method_as_a_pass_of_its_own_does() {
             ..ours::request(&prompt, Policy::Full, 48)
         })
         .collect();
-    let shape = ours::pool(&model, &requests[0]).shape();
+    let page_bytes = model.config().page_bytes();
     let pages = requests
         .iter()
-        .map(|request| request.pages_max(&model, shape));
-    let pool = PagePool::new(shape, pages.sum());
+        .map(|request| request.pages_max(&model, page_bytes));
+    let pool = PagePool::new(page_bytes, pages.sum());
     let together = model.prefill_each(&requests, &pool).unwrap();
     for (request, one) in requests.iter().zip(&together) {
         let alone = ours::prefill(&model, request).unwrap();

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use lava::{Method, Policy};
 use lava_engine::{
-    EngineError, Model, ModelFiles, PagePool, PageShape, PrefillRequest, Prefilled, RowDtype,
-    Sampler, SamplingParams, Turn, WeightFormat,
+    EngineError, Model, ModelFiles, PagePool, PrefillRequest, Prefilled, RowFormat, Sampler,
+    SamplingParams, Turn, WeightFormat,
 };
 
 pub(crate) fn load(path: &Path, format: WeightFormat) -> Model {
@@ -19,17 +19,14 @@ pub(crate) fn request(tokens: &[u32], policy: Policy, budget: usize) -> PrefillR
         tokens,
         method: Method::new(policy),
         budget,
+        format: RowFormat::F32,
         appended_max: 64,
     }
 }
 
 pub(crate) fn pool(model: &Model, request: &PrefillRequest<'_>) -> PagePool {
-    let shape = PageShape {
-        rows: 16,
-        head_dim: model.config().head_dim,
-        dtype: RowDtype::F32,
-    };
-    PagePool::new(shape, request.pages_max(model, shape))
+    let page_bytes = model.config().page_bytes();
+    PagePool::new(page_bytes, request.pages_max(model, page_bytes))
 }
 
 pub(crate) fn prefill(

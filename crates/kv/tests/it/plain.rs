@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use lava_kv::{
-    CacheShape, Frame, Group, Header, Inbound, Outbound, RowDtype, RowSource, Seal, Ticket,
+    CacheShape, Frame, Group, Header, Inbound, Outbound, RowFormat, RowSource, Seal, Ticket,
     WireError,
 };
 use proptest::prelude::*;
@@ -14,21 +14,35 @@ pub(crate) struct PlainCache {
     pub(crate) tables: Vec<PlainTable>,
 }
 
-/// Rows of one layer and KV head; keys and values are `[rows, D]` bytes.
+/// Rows of one layer and KV head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PlainTable {
+    pub(crate) mean: Vec<u8>,
     pub(crate) positions: Vec<u32>,
-    pub(crate) keys: Vec<u8>,
-    pub(crate) values: Vec<u8>,
+    pub(crate) keys: Vec<PlainRow>,
+    pub(crate) values: Vec<PlainRow>,
 }
+
+/// A row's codes and its scale.
+pub(crate) type PlainRow = (Vec<u8>, Vec<u8>);
 
 impl PlainCache {
     pub(crate) fn append(&mut self, group: &Group<'_>, kv_heads: usize) {
         let table = &mut self.tables[group.layer * kv_heads + group.head];
         assert_eq!(group.first_row, table.positions.len());
         table.positions.extend(group.positions());
-        table.keys.extend(group.keys);
-        table.values.extend(group.values);
+        let scale_bytes = group.format.scale_bytes();
+        for (half, rows) in [
+            (group.keys, &mut table.keys),
+            (group.values, &mut table.values),
+        ] {
+            let (codes, scales) = half.split_at(half.len() - group.rows * scale_bytes);
+            let code_bytes = codes.len() / group.rows;
+            for row in 0..group.rows {
+                let codes = codes[row * code_bytes..][..code_bytes].to_vec();
+                rows.push((codes, scales[row * scale_bytes..][..scale_bytes].to_vec()));
+            }
+        }
         assert_eq!(table.positions.len(), group.first_row + group.rows);
     }
 }
@@ -50,11 +64,19 @@ impl RowSource for Source<'_> {
         self.0.cache.tables[table].positions[row]
     }
 
+    fn copy_means(&self, layer: usize, out: &mut Vec<u8>) {
+        let kv_heads = self.0.header.shape.kv_heads;
+        for table in &self.0.cache.tables[layer * kv_heads..][..kv_heads] {
+            out.extend(&table.mean);
+        }
+    }
+
     fn copy_rows(&self, table: usize, rows: Range<usize>, out: &mut Vec<u8>) {
-        let half = self.0.header.shape.half_bytes(1);
-        let bytes = rows.start * half..rows.end * half;
-        out.extend(&self.0.cache.tables[table].keys[bytes.clone()]);
-        out.extend(&self.0.cache.tables[table].values[bytes]);
+        let table = &self.0.cache.tables[table];
+        for half in [&table.keys[rows.clone()], &table.values[rows.clone()]] {
+            half.iter().for_each(|(codes, _)| out.extend(codes));
+            half.iter().for_each(|(_, scale)| out.extend(scale));
+        }
     }
 }
 
@@ -86,8 +108,15 @@ impl Transfer {
         let tables = self.header.shape.tables();
         cache.tables.resize(tables, PlainTable::default());
         for frame in frames {
-            for group in inbound.accept(frame)? {
-                cache.append(&group, self.header.shape.kv_heads);
+            let kv_heads = self.header.shape.kv_heads;
+            let arrived = inbound.accept(frame)?;
+            for mean in arrived.means {
+                let table = &mut cache.tables[mean.layer * kv_heads + mean.head];
+                assert!(table.mean.is_empty(), "a mean comes once");
+                table.mean = mean.bytes.to_vec();
+            }
+            for group in arrived.groups {
+                cache.append(&group, kv_heads);
             }
         }
         let receipt = inbound.seal(seal)?;
@@ -98,22 +127,34 @@ impl Transfer {
 
 /// Transfers of up to 4 layers, 3 heads and 40 tokens; sizes that make small and split frames.
 pub(crate) fn transfers() -> impl Strategy<Value = Transfer> {
-    let dtype = prop_oneof![
-        Just(RowDtype::F16),
-        Just(RowDtype::Bf16),
-        Just(RowDtype::F32)
-    ];
+    let format = prop::sample::select(RowFormat::ALL.to_vec());
     let tokens = prop_oneof![8 => 1usize..40, 1 => Just(70_000usize)];
-    let sizes = (1usize..5, 1usize..4, 1usize..4, tokens, 1usize..9, dtype);
+    let sizes = (
+        1usize..5,
+        1usize..4,
+        1usize..4,
+        tokens,
+        1usize..9,
+        (format, 0usize..4),
+    );
     (sizes, 1usize..400, any::<[u8; 16]>(), any::<u64>()).prop_map(
-        |((layers, kv_heads, head_dim, tokens, window, dtype), payload_bytes_max, ticket, seed)| {
+        |(
+            (layers, kv_heads, head_dim, tokens, window, (format, pinned)),
+            payload_bytes_max,
+            ticket,
+            seed,
+        )| {
             let shape = CacheShape {
                 layers,
                 kv_heads,
                 head_dim: head_dim * 2,
                 tokens,
                 window_rows: window.min(tokens),
-                dtype,
+                wide_rows: match format.is_packed() {
+                    true => (window + pinned).min(tokens),
+                    false => tokens,
+                },
+                format,
             };
             let header = Header {
                 ticket: Ticket(ticket),
@@ -144,11 +185,23 @@ fn grow(header: Header, payload_bytes_max: usize, mut seed: u64) -> Transfer {
             .chain(start..start + kept)
             .map(|p| p as u32)
             .collect();
-        let half = shape.half_bytes(positions.len());
+        let mut bytes = |len: usize| (0..len).map(|_| next(256) as u8).collect::<Vec<u8>>();
+        let mut row = |row: usize| {
+            let format = match row < shape.wide_rows {
+                true => shape.format.wide(),
+                false => shape.format,
+            };
+            let codes = bytes(format.code_bytes(shape.head_dim));
+            (codes, bytes(format.scale_bytes()))
+        };
+        let keys = (0..positions.len()).map(&mut row).collect();
+        let values = (0..positions.len()).map(&mut row).collect();
+        let mean = bytes(shape.format.mean_bytes(shape.head_dim));
         cache.tables.push(PlainTable {
+            mean,
             positions,
-            keys: (0..half).map(|_| next(256) as u8).collect(),
-            values: (0..half).map(|_| next(256) as u8).collect(),
+            keys,
+            values,
         });
     }
     let full: Vec<usize> = cache.tables.iter().map(|t| t.positions.len()).collect();

@@ -1,4 +1,4 @@
-use lava_kv::{CacheShape, Header, Inbound, Outbound, RowDtype, RowSource, Ticket};
+use lava_kv::{CacheShape, Header, Inbound, Outbound, RowFormat, RowSource, Ticket};
 use proptest::prelude::*;
 
 use crate::plain::transfers;
@@ -17,11 +17,11 @@ proptest! {
         let (frames, _) = transfer.send();
         let mut inbound = Inbound::new(&transfer.header, &transfer.header, u64::MAX).unwrap();
         for frame in &frames {
-            let rows: usize = inbound.accept(frame).unwrap().iter().map(|g| g.rows).sum();
+            let rows: usize = inbound.accept(frame).unwrap().groups.iter().map(|g| g.rows).sum();
             prop_assert!(rows > 0);
-            let heads = 6 * shape.tables();
-            prop_assert!(frame.payload.len() <= transfer.payload_bytes_max || rows == 1
-                || frame.payload.len() <= heads + shape.row_bytes(1) + 4);
+            let heads = 6 * shape.tables() + shape.tables() * shape.format.mean_bytes(shape.head_dim);
+            let size = frame.payload.len();
+            prop_assert!(size <= transfer.payload_bytes_max.max(shape.wide_entry_bytes() + 4) + heads);
         }
     }
 
@@ -42,21 +42,32 @@ impl RowSource for Zeros {
         (row - self.0.window_rows) as u32
     }
 
+    fn copy_means(&self, _layer: usize, out: &mut Vec<u8>) {
+        let bytes = self.0.kv_heads * self.0.format.mean_bytes(self.0.head_dim);
+        out.resize(out.len() + bytes, 0);
+    }
+
     fn copy_rows(&self, _table: usize, rows: std::ops::Range<usize>, out: &mut Vec<u8>) {
-        out.resize(out.len() + self.0.row_bytes(rows.len()), 0);
+        for (format, rows) in self.0.split(rows) {
+            out.resize(
+                out.len() + rows.len() * format.entry_bytes(self.0.head_dim),
+                0,
+            );
+        }
     }
 }
 
-/// 30 layers of 3 heads of 64 in 16 bits, 128 rows of each, 5 % of a table left to each later layer.
-#[test]
-fn positions_and_counts_add_less_than_two_percent_to_rows_of_256_bytes() {
+/// The payload over the bytes of the elements of 30 layers of 3 heads of 64, 128 rows of each (as many as
+/// that if they are packed), 5 % of a table left to each later layer.
+fn overhead(format: RowFormat, rows: usize) -> f64 {
     let shape = CacheShape {
         layers: 30,
         kv_heads: 3,
         head_dim: 64,
         tokens: 4096,
         window_rows: 32,
-        dtype: RowDtype::F16,
+        wide_rows: if format.is_packed() { 32 } else { 4096 },
+        format,
     };
     let header = Header {
         ticket: Ticket([0; 16]),
@@ -69,13 +80,29 @@ fn positions_and_counts_add_less_than_two_percent_to_rows_of_256_bytes() {
     for layer in 0..shape.layers {
         let certain: Vec<usize> = (0..(layer + 1) * shape.kv_heads)
             .map(|table| match layer + 1 == shape.layers {
-                true => 128,
-                false => 100 + layer - table / shape.kv_heads,
+                true => rows,
+                false => rows - 28 + layer - table / shape.kv_heads,
             })
             .collect();
         outbound.ship(&certain, &Zeros(shape));
     }
-    let rows = shape.row_bytes(outbound.rows() as usize) as f64;
-    let overhead = outbound.payload_bytes() as f64 / rows;
-    assert!((1.0..1.02).contains(&overhead), "{overhead}");
+    let elements = shape.element_bytes(outbound.table_rows().iter().copied());
+    outbound.payload_bytes() as f64 / elements as f64
+}
+
+#[test]
+fn positions_scales_means_and_counts_add_little_to_the_elements() {
+    for (format, rows, most) in [
+        (RowFormat::F16, 128, 1.02),
+        (RowFormat::Int8, 216, 1.05),
+        (RowFormat::Fp8, 216, 1.05),
+        (RowFormat::Int4, 392, 1.10),
+        (RowFormat::Int4, 4000, 1.10),
+    ] {
+        let overhead = overhead(format, rows);
+        assert!(
+            (1.0..most).contains(&overhead),
+            "{format} {rows}: {overhead}"
+        );
+    }
 }

@@ -51,6 +51,6 @@ pub(super) fn chart(summary: &Summary, layers: &Layers, rows_max: f64) -> String
     svg.text_up((16.0, (TOP + BOTTOM) / 2.0), "Rows, all heads");
     svg.finish(&format!(
         "Rows kept per layer, {}",
-        setting(&layers.policy, layers.budget_tokens)
+        setting(&layers.policy, layers.budget.as_deref())
     ))
 }

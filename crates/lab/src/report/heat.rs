@@ -59,7 +59,7 @@ pub(super) fn chart(heat: &Heat) -> String {
     svg.finish(&format!(
         "Score by length and depth, {}, {}",
         heat.task,
-        setting(&heat.policy, heat.budget_tokens)
+        setting(&heat.policy, heat.budget.as_deref())
     ))
 }
 

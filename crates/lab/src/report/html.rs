@@ -59,7 +59,7 @@ fn heats(page: &mut String, summary: &Summary) {
     page.push_str(&heat::legend());
     page.push_str("<div class=\"few\">\n");
     for of in &summary.heats {
-        let caption = format!("{}: {}", of.task, setting(&of.policy, of.budget_tokens));
+        let caption = format!("{}: {}", of.task, setting(&of.policy, of.budget.as_deref()));
         figure(page, &caption, &heat::chart(of));
     }
     page.push_str("</div>\n");
@@ -72,11 +72,8 @@ fn layers(page: &mut String, summary: &Summary) {
     page.push_str("<h2>Rows kept per layer</h2>\n<p>Charts of one budget have one scale.</p>\n");
     page.push_str("<div class=\"few\">\n");
     for of in &summary.layers {
-        let caption = setting(&of.policy, of.budget_tokens);
-        let of_budget = summary
-            .layers
-            .iter()
-            .filter(|l| l.budget_tokens == of.budget_tokens);
+        let caption = setting(&of.policy, of.budget.as_deref());
+        let of_budget = summary.layers.iter().filter(|l| l.budget == of.budget);
         let rows_max = of_budget
             .flat_map(|l| l.rows.iter().copied())
             .fold(0.0, f64::max);

@@ -139,7 +139,7 @@ pub(super) fn chart(summary: &Summary, task: &str, measure: &Measure) -> Option<
             }
             let title = format!(
                 "{}: {} in {}",
-                setting(&line.policy, line.budget_tokens),
+                setting(&line.policy, line.budget.as_deref()),
                 table::interval(Some(value), measure.factor, 3),
                 bytes(line.cache_bytes)
             );

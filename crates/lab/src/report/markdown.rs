@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::summary::{Line, Summary};
+use lava::Budget;
+
+use super::summary::{Line, Summary, greatness};
 use super::table::interval;
 use crate::stats::Interval;
 
@@ -78,15 +80,16 @@ pub fn markdown(summary: &Summary) -> String {
 }
 
 fn table(lines: &[&Line], measure: &Measure) -> Option<String> {
-    let mut rows: BTreeMap<&str, BTreeMap<Option<u64>, Interval>> = BTreeMap::new();
+    let mut rows: BTreeMap<&str, BTreeMap<Option<&str>, Interval>> = BTreeMap::new();
     for line in lines {
         if let Some(value) = (measure.of)(line) {
             let row = rows.entry(&line.policy).or_default();
-            row.insert(line.budget_tokens, value);
+            row.insert(line.budget.as_deref(), value);
         }
     }
-    let mut budgets: Vec<Option<u64>> = rows.values().flat_map(|row| row.keys().copied()).collect();
-    budgets.sort_by_key(|budget| budget.unwrap_or(u64::MAX));
+    let mut budgets: Vec<Option<&str>> =
+        rows.values().flat_map(|row| row.keys().copied()).collect();
+    budgets.sort_by_key(|budget| greatness(budget.and_then(|budget| budget.parse().ok())));
     budgets.dedup();
     if rows.is_empty() {
         return None;
@@ -100,7 +103,10 @@ fn table(lines: &[&Line], measure: &Measure) -> Option<String> {
         }
     });
     let head = budgets.iter().map(|budget| match budget {
-        Some(budget) => format!("b = {budget}"),
+        Some(budget) => match budget.parse() {
+            Ok(Budget::Entries(_)) => format!("b = {budget}"),
+            _ => (*budget).to_owned(),
+        },
         None => "everything".to_owned(),
     });
     let head: Vec<String> = head.collect();
@@ -116,7 +122,7 @@ fn table(lines: &[&Line], measure: &Measure) -> Option<String> {
     Some(text)
 }
 
-fn mean(row: &BTreeMap<Option<u64>, Interval>) -> f64 {
+fn mean(row: &BTreeMap<Option<&str>, Interval>) -> f64 {
     row.values().map(|value| value.mean).sum::<f64>() / row.len() as f64
 }
 
@@ -132,11 +138,11 @@ mod tests {
 
     #[test]
     fn policies_down_and_budgets_across_best_first() {
-        let record = |policy: &str, budget, sample: &str, kl, accuracy| Record {
+        let record = |policy: &str, budget: Option<&str>, sample: &str, kl, accuracy| Record {
             task: "lm".to_owned(),
             sample: sample.to_owned(),
             policy: policy.to_owned(),
-            budget_tokens: budget,
+            budget: budget.map(str::to_owned),
             kl: Some(kl),
             accuracy: Some(accuracy),
             ..Record::default()
@@ -151,9 +157,9 @@ mod tests {
             settings: BTreeMap::new(),
         };
         let records = [
-            record("b", Some(64), "x", 0.5, 0.5),
-            record("b", Some(128), "x", 0.25, 0.75),
-            record("a", Some(64), "x", 1.0, 0.25),
+            record("b", Some("64"), "x", 0.5, 0.5),
+            record("b", Some("128"), "x", 0.25, 0.75),
+            record("a", Some("64"), "x", 1.0, 0.25),
             record("full", None, "x", 0.0, 1.0),
         ];
         let text = markdown(&summarize(&header, &records, "a"));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lava::Budget;
 use serde::Serialize;
 
 use crate::results::{Header, Record};
@@ -34,8 +35,8 @@ pub struct Line {
     pub task: String,
     /// The policy's name.
     pub policy: String,
-    /// Rows per KV head and layer; None where nothing is evicted.
-    pub budget_tokens: Option<u64>,
+    /// As it was asked for; None where nothing is evicted.
+    pub budget: Option<String>,
     /// Records behind the line.
     pub samples: usize,
     /// Mean bytes of the cache after prefill.
@@ -63,8 +64,8 @@ pub struct Heat {
     pub task: String,
     /// The policy's name.
     pub policy: String,
-    /// Rows per KV head and layer; None where nothing is evicted.
-    pub budget_tokens: Option<u64>,
+    /// As it was asked for; None where nothing is evicted.
+    pub budget: Option<String>,
     /// Tokens, ascending: the columns.
     pub lengths: Vec<u64>,
     /// Hundredths of the text, ascending: the rows.
@@ -91,16 +92,16 @@ pub struct Cell {
 pub struct Layers {
     /// The policy's name.
     pub policy: String,
-    /// Rows per KV head and layer; None where nothing is evicted.
-    pub budget_tokens: Option<u64>,
+    /// As it was asked for; None where nothing is evicted.
+    pub budget: Option<String>,
     /// `[L]`: mean over all records, of all KV heads together.
     pub rows: Vec<f64>,
 }
 
 /// Task, policy, budget.
-type Setting<'a> = (&'a str, &'a str, Option<u64>);
+type Setting<'a> = (&'a str, &'a str, Option<Budget>);
 /// A policy at a budget.
-type Point<'a> = (&'a str, Option<u64>);
+type Point<'a> = (&'a str, Option<Budget>);
 type Group<'a> = Vec<&'a Record>;
 
 /// Summarises the records of one run. `baseline` is the policy that the others are compared with,
@@ -113,7 +114,7 @@ pub fn summarize(header: &Header, records: &[Record], baseline: &str) -> Summary
         let setting = (
             record.task.as_str(),
             record.policy.as_str(),
-            record.budget_tokens,
+            budget_of(record),
         );
         groups.entry(setting).or_default().push(record);
     }
@@ -139,10 +140,10 @@ pub fn summarize(header: &Header, records: &[Record], baseline: &str) -> Summary
 /// Scores of the baseline by task and sample; the greatest budget wins, and none at all is the
 /// greatest.
 fn baseline_scores<'a>(sorted: &[&'a Record], baseline: &str) -> BTreeMap<(&'a str, &'a str), f64> {
-    let mut found: BTreeMap<(&str, &str), (u64, f64)> = BTreeMap::new();
+    let mut found: BTreeMap<(&str, &str), (Greatness, f64)> = BTreeMap::new();
     for record in sorted.iter().filter(|record| record.policy == baseline) {
         let Some(score) = record.score else { continue };
-        let budget = record.budget_tokens.unwrap_or(u64::MAX);
+        let budget = greatness(budget_of(record));
         let entry = found
             .entry((&record.task, &record.sample))
             .or_insert((budget, score));
@@ -157,7 +158,7 @@ fn baseline_scores<'a>(sorted: &[&'a Record], baseline: &str) -> BTreeMap<(&'a s
 }
 
 fn line(
-    (task, policy, budget_tokens): Setting,
+    (task, policy, budget): Setting,
     group: &[&Record],
     seed: u64,
     baseline: &str,
@@ -188,7 +189,7 @@ fn line(
     Line {
         task: task.to_owned(),
         policy: policy.to_owned(),
-        budget_tokens,
+        budget: budget.map(|budget| budget.to_string()),
         samples: group.len(),
         cache_bytes: mean_bytes(group),
         score: interval(|record| record.score),
@@ -236,7 +237,7 @@ fn over_tasks(groups: &BTreeMap<Setting, Group>, seed: u64) -> Vec<Line> {
             Line {
                 task: ALL_TASKS.to_owned(),
                 policy: key.0.to_owned(),
-                budget_tokens: key.1,
+                budget: key.1.map(|budget| budget.to_string()),
                 samples: scores.iter().map(|group| group.len()).sum(),
                 cache_bytes: sizes.iter().sum::<f64>() / sizes.len() as f64,
                 score: stats::mean_of_means(&scores, seed),
@@ -251,7 +252,7 @@ fn over_tasks(groups: &BTreeMap<Setting, Group>, seed: u64) -> Vec<Line> {
         .collect()
 }
 
-fn heat((task, policy, budget_tokens): Setting, group: &[&Record]) -> Option<Heat> {
+fn heat((task, policy, budget): Setting, group: &[&Record]) -> Option<Heat> {
     let mut sums: BTreeMap<(u64, u64), (f64, usize)> = BTreeMap::new();
     for record in group {
         if let (Some(length), Some(depth), Some(score)) =
@@ -276,7 +277,7 @@ fn heat((task, policy, budget_tokens): Setting, group: &[&Record]) -> Option<Hea
     Some(Heat {
         task: task.to_owned(),
         policy: policy.to_owned(),
-        budget_tokens,
+        budget: budget.map(|budget| budget.to_string()),
         lengths: lengths.into_iter().collect(),
         depths_percent: depths.into_iter().collect(),
         cells: sums.into_iter().map(cell).collect(),
@@ -289,7 +290,7 @@ fn layers(sorted: &[&Record]) -> Vec<Layers> {
     let mut sums: BTreeMap<Point, (Vec<f64>, usize)> = BTreeMap::new();
     for record in sorted.iter().filter(|record| !record.layer_rows.is_empty()) {
         let count = record.layer_rows.len();
-        let key = (record.policy.as_str(), record.budget_tokens);
+        let key = (record.policy.as_str(), budget_of(record));
         let (sum, records) = sums.entry(key).or_insert_with(|| (vec![0.0; count], 0));
         if sum.len() != count {
             continue;
@@ -300,18 +301,32 @@ fn layers(sorted: &[&Record]) -> Vec<Layers> {
         *records += 1;
     }
     sums.into_iter()
-        .map(|((policy, budget_tokens), (sum, records))| Layers {
+        .map(|((policy, budget), (sum, records))| Layers {
             policy: policy.to_owned(),
-            budget_tokens,
+            budget: budget.map(|budget| budget.to_string()),
             rows: sum.iter().map(|total| total / records as f64).collect(),
         })
         .collect()
 }
 
+/// A record's budget, if it has one that can be read.
+fn budget_of(record: &Record) -> Option<Budget> {
+    record.budget.as_ref()?.parse().ok()
+}
+
+/// Sorts budgets: entries, shares, bytes, and then none at all.
+type Greatness = (bool, Option<Budget>);
+
+/// See [`Greatness`].
+pub(super) fn greatness(budget: Option<Budget>) -> Greatness {
+    (budget.is_none(), budget)
+}
+
 /// A policy with its budget, as reports write it.
-pub(super) fn setting(policy: &str, budget_tokens: Option<u64>) -> String {
-    match budget_tokens {
-        Some(budget) => format!("{policy}, {budget} rows"),
+pub(super) fn setting(policy: &str, budget: Option<&str>) -> String {
+    match budget.map(|budget| (budget, budget.parse())) {
+        Some((budget, Ok(Budget::Entries(_)))) => format!("{policy}, {budget} rows"),
+        Some((budget, _)) => format!("{policy}, {budget}"),
         None => policy.to_owned(),
     }
 }

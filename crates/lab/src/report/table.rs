@@ -32,9 +32,8 @@ pub(super) fn rows(summary: &Summary) -> Vec<Vec<String>> {
     let columns: Vec<(String, Column)> = vec![
         ("task".to_owned(), |line| line.task.clone()),
         ("policy".to_owned(), |line| line.policy.clone()),
-        ("budget (rows)".to_owned(), |line| {
-            line.budget_tokens
-                .map_or("all".to_owned(), |budget| budget.to_string())
+        ("budget".to_owned(), |line| {
+            line.budget.clone().unwrap_or_else(|| "all".to_owned())
         }),
         ("samples".to_owned(), |line| line.samples.to_string()),
         ("cache".to_owned(), |line| bytes(line.cache_bytes)),

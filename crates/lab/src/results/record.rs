@@ -11,16 +11,16 @@ pub struct Key {
     pub task: String,
     /// The sample's id, unique within the task.
     pub sample: String,
-    /// The policy's name.
+    /// The policy, with the row format if it is not the usual one.
     pub policy: String,
-    /// Rows per KV head and layer, the window included; None where nothing is evicted.
-    pub budget_tokens: Option<u64>,
+    /// As it was asked for; None where nothing is evicted.
+    pub budget: Option<String>,
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} with {}", self.sample, self.task, self.policy)?;
-        match self.budget_tokens {
+        match &self.budget {
             Some(budget) => write!(f, " at {budget}"),
             None => Ok(()),
         }
@@ -39,7 +39,7 @@ pub struct Record {
     pub policy: String,
     /// See [`Key`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget_tokens: Option<u64>,
+    pub budget: Option<String>,
     /// Bytes of the cache that prefill leaves.
     pub cache_bytes: u64,
     /// Tokens that the model read.
@@ -86,7 +86,7 @@ impl Record {
             task: self.task.clone(),
             sample: self.sample.clone(),
             policy: self.policy.clone(),
-            budget_tokens: self.budget_tokens,
+            budget: self.budget.clone(),
         }
     }
 

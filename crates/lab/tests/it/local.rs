@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use lava_engine::{Model, PagePool, PageShape, PrefillRequest, Prefilled, RowDtype, Turn};
+use lava::Budget;
+use lava_engine::{Model, PagePool, PrefillRequest, Prefilled, RowFormat, Turn};
 use lava_lab::local::{ModelFiles, WeightFormat};
 use lava_lab::question::{Body, Question};
 use lava_lab::results::Record;
@@ -37,7 +38,7 @@ fn toy_with(change: &dyn Fn(&Path)) -> Toy {
     change(folder.path());
     let files = ModelFiles::Folder(folder.path().to_owned());
     let format = WeightFormat::Stored;
-    let local = Local::load(&files, format, RowDtype::F32, &mut |_, _| {}).unwrap();
+    let local = Local::load(&files, format, &mut |_, _| {}).unwrap();
     let model = Model::load(&files, format, &mut |_, _| {}).unwrap();
     Toy {
         folder,
@@ -48,18 +49,21 @@ fn toy_with(change: &dyn Fn(&Path)) -> Toy {
 
 impl Toy {
     fn prefill(&self, tokens: &[u32], variant: &Variant) -> Prefilled {
+        let config = self.model.config();
+        let shape = lava::Shape {
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            tokens: tokens.len(),
+        };
         let request = PrefillRequest {
             tokens,
             method: variant.method,
-            budget: variant.budget_for(tokens.len()),
+            budget: variant.entries(shape, config.head_dim).unwrap(),
+            format: variant.format,
             appended_max: 64,
         };
-        let shape = PageShape {
-            rows: 8,
-            head_dim: self.model.config().head_dim,
-            dtype: RowDtype::F32,
-        };
-        let pool = PagePool::new(shape, request.pages_max(&self.model, shape));
+        let page_bytes = config.page_bytes();
+        let pool = PagePool::new(page_bytes, request.pages_max(&self.model, page_bytes));
         let never = &mut |_: lava_engine::LayerDone<'_>| ControlFlow::Continue(());
         self.model.prefill(&request, &pool, never).unwrap()
     }
@@ -79,7 +83,7 @@ impl Toy {
     fn read_at_once(&self, tokens: &[u32], fed: &[u32]) -> Vec<Vec<f32>> {
         let logits = |count: usize| {
             let all = [tokens, &fed[..count]].concat();
-            self.prefill(&all, &Variant::full()).logits
+            self.prefill(&all, &Variant::full(RowFormat::F32)).logits
         };
         (1..=fed.len()).map(logits).collect()
     }
@@ -140,7 +144,7 @@ fn likeliest(logits: &[f32]) -> u32 {
 
 #[track_caller]
 fn check(record: &Record, expected: &Expected) {
-    let name = format!("{} at {:?}", record.policy, record.budget_tokens);
+    let name = format!("{} at {:?}", record.policy, record.budget);
     let near = |found: Option<f64>, expected: f64| (found.unwrap() - expected).abs() < TOLERANCE;
     assert!(
         near(record.nll, expected.nll),
@@ -179,7 +183,8 @@ fn text(prompt: Vec<u32>, continuation: Vec<u32>) -> Question {
 
 fn variants() -> Vec<Variant> {
     let policies = ["lava", "full", "snapkv", "streaming-llm", "h2o", "cake"];
-    Variant::all(&policies.map(str::to_owned), &[40, 64]).unwrap()
+    let budgets = [40, 64].map(Budget::Entries);
+    Variant::all(&policies.map(str::to_owned), &[RowFormat::F32], &budgets).unwrap()
 }
 
 fn sample(truth: &str) -> Question {
@@ -229,7 +234,10 @@ fn the_full_cache_says_what_the_model_says_that_reads_everything_at_once() {
     let toy = toy();
     let (prompt, truth) = (ids(150, 1), ids(9, 2));
     let question = text(prompt.clone(), truth.clone());
-    let records = toy.local.answer(&question, &[Variant::full()]).unwrap();
+    let records = toy
+        .local
+        .answer(&question, &[Variant::full(RowFormat::F32)])
+        .unwrap();
     let [record] = records.as_slice() else {
         panic!("one variant, one record")
     };
@@ -252,15 +260,15 @@ fn each_variant_says_what_its_cache_says_alone() {
     let question = text(prompt.clone(), truth.clone());
     let together = toy.local.answer(&question, &variants).unwrap();
     assert_eq!(together.len(), variants.len());
-    let full = toy.stepped(&prompt, &Variant::full(), &truth[..11]);
+    let full = toy.stepped(&prompt, &Variant::full(RowFormat::F32), &truth[..11]);
     for (variant, record) in variants.iter().zip(&together) {
         assert_eq!(record.key(), variant.key("lm", "t"));
         let found = toy.stepped(&prompt, variant, &truth[..11]);
         check(record, &expected(&full, &found, &truth[1..]));
-        if let Some(budget) = variant.budget {
+        if let Some(Budget::Entries(budget)) = variant.budget {
             assert!(record.kl.unwrap() > 1e-3, "eviction is felt: {record:?}");
             let rows: u64 = record.layer_rows.iter().sum();
-            assert!(rows <= 3 * 2 * budget as u64, "{record:?}");
+            assert!(rows <= 3 * 2 * u64::from(budget), "{record:?}");
             assert_eq!(record.cache_bytes, rows * 2 * 16 * 4);
         }
     }
@@ -303,7 +311,7 @@ fn a_right_answer_is_marked_behind_the_prompt_and_its_lead() {
         .encode(" the sea.", false)
         .unwrap();
     let fed = &truth[..truth.len() - 1];
-    let full = toy.stepped(&tokens, &Variant::full(), fed);
+    let full = toy.stepped(&tokens, &Variant::full(RowFormat::F32), fed);
     let variants = variants();
     let records = toy.local.answer(&sample(" the sea."), &variants).unwrap();
     for (variant, record) in variants.iter().zip(&records) {
@@ -358,7 +366,9 @@ fn a_text_begins_as_the_tokenizer_begins_every_text() {
     begun[0] = 1;
     let answer = |toy: &Toy, prompt: &[u32]| {
         let question = text(prompt.to_vec(), truth.clone());
-        toy.local.answer(&question, &[Variant::full()]).unwrap()
+        toy.local
+            .answer(&question, &[Variant::full(RowFormat::F32)])
+            .unwrap()
     };
     assert_eq!(answer(&beginning, &prompt), answer(&plain, &begun));
     assert_ne!(answer(&beginning, &prompt), answer(&plain, &prompt));
@@ -374,7 +384,7 @@ fn a_prompt_beyond_the_context_loses_its_middle_and_a_question_is_never_cut() {
     sample.prompt.context = "The river runs into the sea. ".repeat(100);
     let record = toy
         .local
-        .answer(&question, &[Variant::full()])
+        .answer(&question, &[Variant::full(RowFormat::F32)])
         .unwrap()
         .remove(0);
     // 1024 positions, 14 tokens of an answer, and one that is left.
@@ -383,7 +393,10 @@ fn a_prompt_beyond_the_context_loses_its_middle_and_a_question_is_never_cut() {
         unreachable!("it is one")
     };
     sample.prompt.question = "Where does the river run? ".repeat(100);
-    let refusal = toy.local.answer(&question, &[Variant::full()]).unwrap_err();
+    let refusal = toy
+        .local
+        .answer(&question, &[Variant::full(RowFormat::F32)])
+        .unwrap_err();
     let message = refusal.to_string();
     assert!(message.contains("the model has room for 1009"), "{message}");
 }

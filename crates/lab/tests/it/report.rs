@@ -30,8 +30,8 @@ fn records(lengths: &[u64], depths: &[u64]) -> Vec<Record> {
         ("snapkv", Some(256)),
         ("snapkv", Some(1024)),
     ];
-    for (policy, budget_tokens) in settings {
-        let rows = budget_tokens.unwrap_or(8192);
+    for (policy, budget) in settings {
+        let rows: u64 = budget.unwrap_or(8192);
         let quality = 1.0 - 20.0 / rows as f64 * if policy == "snapkv" { 2.0 } else { 1.0 };
         for &length in lengths {
             for &depth in depths {
@@ -40,7 +40,7 @@ fn records(lengths: &[u64], depths: &[u64]) -> Vec<Record> {
                     task: "needle".to_owned(),
                     sample: format!("needle-{length}-{depth}"),
                     policy: policy.to_owned(),
-                    budget_tokens,
+                    budget: budget.map(|b| b.to_string()),
                     cache_bytes: rows * 30 * 4096,
                     length: Some(length),
                     depth: Some(depth as f64 / 100.0),
@@ -55,7 +55,7 @@ fn records(lengths: &[u64], depths: &[u64]) -> Vec<Record> {
                 task: "lm".to_owned(),
                 sample: sample.to_string(),
                 policy: policy.to_owned(),
-                budget_tokens,
+                budget: budget.map(|b| b.to_string()),
                 cache_bytes: rows * 30 * 4096,
                 nll: Some(2.0 + (1.0 - quality) + f64::from(sample) / 10.0),
                 kl: Some(1.0 - quality),
@@ -74,22 +74,22 @@ fn small() -> Summary {
 #[test]
 fn a_table_for_a_terminal() {
     expect![[r#"
-        task    policy      budget (rows)  samples    cache             score (%)   minus full (points)            NLL (nats)                KL (nats)          top-1 (%)
-        ------  ----------  -------------  -------  -------  --------------------  --------------------  --------------------  -----------------------  -----------------
-        lm      full                  all        5  960 MiB                                              2.202 [2.082, 2.322]  0.0024 [0.0024, 0.0024]  99.8 [99.8, 99.8]
-        lm      lava-exact            128        5   15 MiB                                              2.356 [2.236, 2.476]  0.1562 [0.1562, 0.1562]  84.4 [84.4, 84.4]
-        lm      lava-exact            256        5   30 MiB                                              2.278 [2.158, 2.398]  0.0781 [0.0781, 0.0781]  92.2 [92.2, 92.2]
-        lm      lava-exact           1024        5  120 MiB                                              2.220 [2.100, 2.340]  0.0195 [0.0195, 0.0195]  98.0 [98.0, 98.0]
-        lm      snapkv                128        5   15 MiB                                              2.513 [2.393, 2.632]  0.3125 [0.3125, 0.3125]  68.8 [68.8, 68.8]
-        lm      snapkv                256        5   30 MiB                                              2.356 [2.236, 2.476]  0.1562 [0.1562, 0.1562]  84.4 [84.4, 84.4]
-        lm      snapkv               1024        5  120 MiB                                              2.239 [2.119, 2.359]  0.0391 [0.0391, 0.0391]  96.1 [96.1, 96.1]
-        needle  full                  all        6  960 MiB  100.0 [100.0, 100.0]
-        needle  lava-exact            128        6   15 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
-        needle  lava-exact            256        6   30 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
-        needle  lava-exact           1024        6  120 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
-        needle  snapkv                128        6   15 MiB     50.0 [16.7, 83.3]  -50.0 [-83.3, -16.7]
-        needle  snapkv                256        6   30 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
-        needle  snapkv               1024        6  120 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
+        task    policy      budget  samples    cache             score (%)   minus full (points)            NLL (nats)                KL (nats)          top-1 (%)
+        ------  ----------  ------  -------  -------  --------------------  --------------------  --------------------  -----------------------  -----------------
+        lm      full           all        5  960 MiB                                              2.202 [2.082, 2.322]  0.0024 [0.0024, 0.0024]  99.8 [99.8, 99.8]
+        lm      lava-exact     128        5   15 MiB                                              2.356 [2.236, 2.476]  0.1562 [0.1562, 0.1562]  84.4 [84.4, 84.4]
+        lm      lava-exact     256        5   30 MiB                                              2.278 [2.158, 2.398]  0.0781 [0.0781, 0.0781]  92.2 [92.2, 92.2]
+        lm      lava-exact    1024        5  120 MiB                                              2.220 [2.100, 2.340]  0.0195 [0.0195, 0.0195]  98.0 [98.0, 98.0]
+        lm      snapkv         128        5   15 MiB                                              2.513 [2.393, 2.632]  0.3125 [0.3125, 0.3125]  68.8 [68.8, 68.8]
+        lm      snapkv         256        5   30 MiB                                              2.356 [2.236, 2.476]  0.1562 [0.1562, 0.1562]  84.4 [84.4, 84.4]
+        lm      snapkv        1024        5  120 MiB                                              2.239 [2.119, 2.359]  0.0391 [0.0391, 0.0391]  96.1 [96.1, 96.1]
+        needle  full           all        6  960 MiB  100.0 [100.0, 100.0]
+        needle  lava-exact     128        6   15 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
+        needle  lava-exact     256        6   30 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
+        needle  lava-exact    1024        6  120 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
+        needle  snapkv         128        6   15 MiB     50.0 [16.7, 83.3]  -50.0 [-83.3, -16.7]
+        needle  snapkv         256        6   30 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
+        needle  snapkv        1024        6  120 MiB  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]
     "#]].assert_eq(&report::plain(&small()));
 }
 

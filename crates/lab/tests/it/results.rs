@@ -26,7 +26,7 @@ fn record(sample: &str) -> Record {
         task: "needle".to_owned(),
         sample: sample.to_owned(),
         policy: "lava-exact".to_owned(),
-        budget_tokens: Some(128),
+        budget: Some("128".to_owned()),
         cache_bytes: 4096,
         score: Some(0.5),
         ..Record::default()
@@ -61,8 +61,8 @@ fn written(samples: &[&str]) -> Place {
 fn the_file_can_be_read_by_eye() {
     let place = written(&["s1"]);
     expect![[r#"
-        {"lava_eval":1,"model":"toy","model_digest":"0123","commit":"abc","seed":42,"texts":{"a.txt":"77"},"settings":{"tasks":"needle"}}
-        {"task":"needle","sample":"s1","policy":"lava-exact","budget_tokens":128,"cache_bytes":4096,"prompt_tokens":0,"output_tokens":0,"score":0.5}
+        {"lava_eval":2,"model":"toy","model_digest":"0123","commit":"abc","seed":42,"texts":{"a.txt":"77"},"settings":{"tasks":"needle"}}
+        {"task":"needle","sample":"s1","policy":"lava-exact","budget":"128","cache_bytes":4096,"prompt_tokens":0,"output_tokens":0,"score":0.5}
     "#]]
     .assert_eq(&fs::read_to_string(&place.file).unwrap());
 }
@@ -74,7 +74,7 @@ fn a_run_goes_on_where_it_was() {
     assert_eq!(found, [record("s1"), record("s2")]);
     assert!(results.is_done(&record("s1").key()));
     let other = Key {
-        budget_tokens: None,
+        budget: None,
         ..record("s1").key()
     };
     assert!(!results.is_done(&other));
@@ -212,9 +212,9 @@ proptest! {
         output in proptest::option::of(".{0,20}"),
         score in proptest::option::of(proptest::num::f64::NORMAL),
         layer_rows in proptest::collection::vec(any::<u64>(), 0..4),
-        budget_tokens: Option<u64>,
+        budget in proptest::option::of("[0-9]{1,9}"),
     ) {
-        let record = Record { output, score, layer_rows, budget_tokens, ..record(&sample) };
+        let record = Record { output, score, layer_rows, budget, ..record(&sample) };
         let line = serde_json::to_string(&record).unwrap();
         prop_assert!(!line.contains('\n'));
         prop_assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), record);

@@ -1,6 +1,6 @@
 //! The laws of budgets that are asked for as a share or in bytes, against a search that tries every budget.
 
-use lava::{Budget, Error, Method, Shape, rows_max};
+use lava::{Budget, EntryBytes, Error, Method, Shape, rows_max};
 use proptest::prelude::*;
 
 use crate::oracles::method_strategy;
@@ -10,26 +10,29 @@ use crate::oracles::method_strategy;
 struct Request {
     method: Method,
     shape: Shape,
-    entry_bytes: usize,
+    bytes: EntryBytes,
 }
 
 impl Request {
     fn entries(&self, budget: Budget) -> Result<usize, Error> {
-        budget.entries(&self.method, self.shape, self.entry_bytes)
+        budget.entries(&self.method, self.shape, self.bytes)
     }
 
     /// Bytes that a budget of so many entries may need.
     fn cost(&self, entries: usize) -> u64 {
-        (rows_max(&self.method, self.shape, entries) * self.entry_bytes) as u64
+        let rows = rows_max(&self.method, self.shape, entries);
+        let tables = self.shape.layers * self.shape.kv_heads;
+        let pinned = rows.min(tables * self.shape.pinned_rows(&self.method, entries));
+        let EntryBytes {
+            pinned: of_pinned,
+            other,
+            table,
+        } = self.bytes;
+        (pinned * of_pinned + (rows - pinned) * other + tables * table) as u64
     }
 
     fn whole_bytes(&self) -> u64 {
-        let Shape {
-            layers,
-            kv_heads,
-            tokens,
-        } = self.shape;
-        (layers * kv_heads * tokens * self.entry_bytes) as u64
+        self.cost(self.shape.tokens)
     }
 
     /// Whether a request with this budget in entries can run.
@@ -42,15 +45,20 @@ impl Request {
 /// Layers up to 40: the pyramids' steps leave more room for rounding in deep models.
 fn request_strategy() -> impl Strategy<Value = Request> {
     let tokens = prop_oneof![1usize..40, 1usize..300];
-    (method_strategy(), 1usize..40, 1usize..4, tokens, 1usize..9).prop_map(
-        |(method, layers, kv_heads, tokens, entry_bytes)| Request {
+    let bytes = (1usize..9, 0usize..9, 0usize..20).prop_map(|(other, more, table)| EntryBytes {
+        pinned: other + more,
+        other,
+        table,
+    });
+    (method_strategy(), 1usize..40, 1usize..4, tokens, bytes).prop_map(
+        |(method, layers, kv_heads, tokens, bytes)| Request {
             method,
             shape: Shape {
                 layers,
                 kv_heads,
                 tokens,
             },
-            entry_bytes,
+            bytes,
         },
     )
 }

@@ -185,7 +185,8 @@ async fn a_sender_that_does_not_wait_for_credit_is_refused() {
         head_dim: 8,
         tokens: 100,
         window_rows: 4,
-        row_dtype: lava_proto::worker::RowDtype::F16.into(),
+        row_format: "int8".into(),
+        wide_rows: 4,
     };
     queue.try_send(wire(Message::Header(begin))).unwrap();
     queue.try_send(frames.next().unwrap()).unwrap();

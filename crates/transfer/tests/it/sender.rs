@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lava_kv::{CacheShape, Header, Outbound, RowDtype, RowSource, Ticket};
+use lava_kv::{CacheShape, Header, Outbound, RowFormat, RowSource, Ticket};
 use lava_transfer::Part;
 
 pub(crate) const SHAPE: CacheShape = CacheShape {
@@ -11,7 +11,8 @@ pub(crate) const SHAPE: CacheShape = CacheShape {
     head_dim: 8,
     tokens: 100,
     window_rows: 4,
-    dtype: RowDtype::F16,
+    wide_rows: 4,
+    format: RowFormat::Int8,
 };
 
 pub(crate) const ROWS: usize = 4 * 2 * 20;
@@ -33,9 +34,16 @@ impl RowSource for Counting {
         ((table * 7 + row) % 96) as u32
     }
 
+    fn copy_means(&self, layer: usize, out: &mut Vec<u8>) {
+        let bytes = SHAPE.kv_heads * SHAPE.format.mean_bytes(SHAPE.head_dim);
+        out.extend((0..bytes).map(|i| (i + layer) as u8));
+    }
+
     fn copy_rows(&self, table: usize, rows: Range<usize>, out: &mut Vec<u8>) {
-        let bytes = SHAPE.row_bytes(rows.len());
-        out.extend((0..bytes).map(|i| (i + table + rows.start) as u8));
+        for (format, rows) in SHAPE.split(rows) {
+            let bytes = rows.len() * format.entry_bytes(SHAPE.head_dim);
+            out.extend((0..bytes).map(|i| (i + table + rows.start) as u8));
+        }
     }
 }
 

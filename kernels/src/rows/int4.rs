@@ -1,0 +1,67 @@
+//! Half a byte per element: `u` from 0 to 15 is the code `u - 7.5`. Byte `i` of a row holds element `i` in
+//! its low bits and element `i + D/2` in its high bits.
+
+use half::f16;
+
+use super::scale;
+use crate::lanes;
+
+const MIDDLE: f32 = 7.5;
+
+/// Scales that are tried, as shares of the one that just reaches the largest element. Few elements of a
+/// rotated row come near that, so a finer scale that cuts them off is nearly always better.
+const SHARES: [f32; 12] = [
+    1.06, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5,
+];
+
+/// Bytes of `row`, at the scale with the least squared error. Returns the scale.
+#[inline(always)]
+pub(super) fn encode(row: &[f32], bytes: &mut [u8]) -> f16 {
+    let reach = lanes::max_abs(row) / MIDDLE;
+    let mut best = (f32::INFINITY, f16::ZERO);
+    for share in SHARES {
+        let scale = scale(reach * share);
+        let step = scale.to_f32();
+        if step > 0.0 {
+            let per_step = 1.0 / step;
+            let error = lanes::sum_by(row, |x| {
+                let error = (level(x * per_step) - MIDDLE) * step - x;
+                error * error
+            });
+            if error < best.0 {
+                best = (error, scale);
+            }
+        }
+    }
+    let scale = best.1;
+    let per_step = match scale.to_f32() {
+        0.0 => 0.0,
+        step => 1.0 / step,
+    };
+    let (low, high) = row.split_at(row.len() / 2);
+    for (byte, (low, high)) in bytes.iter_mut().zip(low.iter().zip(high)) {
+        *byte = level(low * per_step) as u8 | (level(high * per_step) as u8) << 4;
+    }
+    scale
+}
+
+/// The nearest level, from 0 to 15.
+#[inline(always)]
+fn level(x: f32) -> f32 {
+    (x + MIDDLE).round_ties_even().clamp(0.0, 15.0)
+}
+
+#[inline(always)]
+pub(super) fn widen(bytes: &[u8], head_dim: usize, out: &mut [f32]) {
+    let half = head_dim / 2;
+    for (bytes, row) in bytes.chunks_exact(half).zip(out.chunks_exact_mut(head_dim)) {
+        let (low, high) = row.split_at_mut(half);
+        // Two plain loops, each of which becomes vectors; one with two outputs does not.
+        for (low, byte) in low.iter_mut().zip(bytes) {
+            *low = f32::from(byte & 15) - MIDDLE;
+        }
+        for (high, byte) in high.iter_mut().zip(bytes) {
+            *high = f32::from(byte >> 4) - MIDDLE;
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! One byte per element: byte `u` is the code `u - 127.5`, so that levels lie evenly around 0.
+
+use half::f16;
+
+use super::scale;
+use crate::lanes;
+
+const MIDDLE: f32 = 127.5;
+
+/// Bytes of `row`; the largest element gets the last level. Returns the scale.
+#[inline(always)]
+pub(super) fn encode(row: &[f32], bytes: &mut [u8]) -> f16 {
+    let scale = scale(lanes::max_abs(row) / MIDDLE);
+    let per_step = match scale.to_f32() {
+        0.0 => 0.0,
+        step => 1.0 / step,
+    };
+    for (byte, x) in bytes.iter_mut().zip(row) {
+        // The conversion cuts at 0 and 255.
+        *byte = (x * per_step + MIDDLE).round_ties_even() as u8;
+    }
+    scale
+}
+
+#[inline(always)]
+pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
+    for (byte, out) in bytes.iter().zip(out) {
+        *out = f32::from(*byte) - MIDDLE;
+    }
+}
