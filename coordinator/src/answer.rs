@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use lava_kv::RowFormat;
 use lava_proto::v1::{Finish, FinishReason, GenerateResponse, Token, Usage};
 use lava_text::{Checked, Detokenizer, StopStrings, TextError};
 
@@ -26,6 +27,7 @@ pub(crate) struct Answer {
     prompt_tokens: u32,
     /// `b`.
     budget: u32,
+    format: RowFormat,
     answer_tokens: u32,
     /// The stop string that was met. Nothing is added after it.
     stopped_by: Option<String>,
@@ -54,6 +56,7 @@ impl Answer {
             wants_logprobs: order.logprobs.is_some(),
             prompt_tokens: order.size.tokens,
             budget: order.size.budget,
+            format: order.size.format,
             answer_tokens: 0,
             stopped_by: None,
         })
@@ -110,6 +113,7 @@ impl Answer {
             }),
             transfer: Some(answered.stats),
             budget: self.budget,
+            row_format: self.format.to_string(),
         });
         message
     }
@@ -132,7 +136,6 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use lava::{Method, Policy, Profile};
-    use lava_kv::RowFormat;
     use lava_proto::v1::{Sampling, TopLogprob, TransferStats};
     use tonic::metadata::MetadataMap;
 
@@ -196,7 +199,7 @@ mod tests {
         assert_eq!(text, "\u{FFFD}");
         let usage = finish.usage.unwrap();
         assert_eq!((usage.prompt_tokens, usage.answer_tokens), (2, 4));
-        assert_eq!(finish.budget, 64);
+        assert_eq!((finish.budget, finish.row_format.as_str()), (64, "f16"));
     }
 
     #[test]

@@ -56,6 +56,7 @@ class Finish:
     usage: Usage
     transfer: TransferStats
     budget: int  # entries per layer and KV head that the request's budget came to
+    row_format: str  # how those that competed for it were stored
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def _piece(response: pb.GenerateResponse) -> Piece:
     if response.HasField("finish"):
         end = response.finish
         reason = pb.FinishReason.Name(end.reason).removeprefix("FINISH_REASON_").lower()
-        finish = Finish(reason, end.stop, end.usage, end.transfer, end.budget)
+        finish = Finish(reason, end.stop, end.usage, end.transfer, end.budget, end.row_format)
     return Piece(response.request_id, response.choice, response.text, tuple(response.tokens), finish)
 
 

@@ -176,7 +176,7 @@ impl Answer {
         println!(
             "policy          {}, rows in {}, budget {}",
             options.policy,
-            options.row_format,
+            finish.row_format,
             budget(options.budget, finish.budget as usize)
         );
         println!("prompt          {} tokens", usage.prompt_tokens);
@@ -230,7 +230,7 @@ impl Answer {
         let document = json!({
             "request_id": self.request_id,
             "policy": options.policy.to_string(),
-            "row_format": options.row_format.name(),
+            "row_format": finish.row_format,
             "budget": finish.budget,
             "budget_asked": options.budget.to_string(),
             "prompt_tokens": usage.prompt_tokens,

@@ -188,6 +188,9 @@ pub struct Finish {
     /// Entries per layer and KV head that the request's budget, or the server's default, came to.
     #[prost(uint32, tag = "5")]
     pub budget: u32,
+    /// How entries that competed for it were stored and shipped: the request's row_format, or the server's default.
+    #[prost(string, tag = "6")]
+    pub row_format: ::prost::alloc::string::String,
 }
 /// Tokens of one choice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -4,6 +4,7 @@
 
 mod asking;
 mod bad_input;
+mod bench;
 mod budgets;
 mod clients;
 mod cluster;

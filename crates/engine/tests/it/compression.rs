@@ -193,3 +193,60 @@ fn one_pass_serves_every_method_as_a_pass_of_its_own_does() {
     drop(together);
     assert_eq!(pool.pages_reserved(), 0);
 }
+
+#[test]
+fn packed_keys_are_relative_to_the_mean_of_all_keys_and_pinned_rows_are_not_packed() {
+    let (toy, model) = toy();
+    let prompt = toys::prompt(300, toy.vocab);
+    let full = ours::prefill(&model, &ours::request(&prompt, Policy::Full, 300)).unwrap();
+    for format in [RowFormat::Int8, RowFormat::Fp8, RowFormat::Int4] {
+        let request = PrefillRequest {
+            format,
+            method: "lava+sinks=3".parse().unwrap(),
+            ..ours::request(&prompt, Policy::Full, 64)
+        };
+        let run = ours::prefill(&model, &request).unwrap();
+        for layer in 0..toy.layers {
+            for head in 0..toy.kv_heads {
+                let all = keys(&full.cache, layer, head);
+                let table = run.cache.table(layer, head);
+                for (channel, mean) in table.mean_key().iter().enumerate() {
+                    let sum: f32 = all.iter().map(|key| key[channel]).sum();
+                    assert!((sum / 300.0 - mean).abs() < 1e-3 + mean.abs() * 1e-3);
+                }
+                let rows = |of: RowFormat| {
+                    let runs = table.runs().filter(|run| run.format == of);
+                    runs.map(|run| run.rows).sum::<usize>()
+                };
+                let kept = run.cascade.kept(layer)[head];
+                assert!(kept > 3);
+                assert_eq!((rows(RowFormat::F16), rows(format)), (32 + 3, kept - 3));
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_rows_say_nearly_what_rows_in_single_precision_say() {
+    let (toy, model) = toy();
+    let prompt = toys::prompt(200, toy.vocab);
+    let plain = ours::logits(&model, &ours::request(&prompt, Policy::Full, 200), &[3, 4]);
+    for (format, most) in [
+        (RowFormat::F16, 1e-3),
+        (RowFormat::Int8, 1e-2),
+        (RowFormat::Fp8, 3e-2),
+        (RowFormat::Int4, 0.2),
+    ] {
+        let request = PrefillRequest {
+            format,
+            ..ours::request(&prompt, Policy::Full, 200)
+        };
+        let found = ours::logits(&model, &request, &[3, 4]);
+        assert_eq!(found[0], plain[0], "prefill reads no packed row");
+        let difference = ours::difference(&found[2], &plain[2]);
+        assert!(
+            difference < most && difference > most / 1e4,
+            "{format}: {difference}"
+        );
+    }
+}
