@@ -207,6 +207,12 @@ mod tests {
         let mut bytes = vec![0; numbers.len()];
         assert_eq!(fp8::encode(&wide, &mut bytes).to_f32(), 1.0);
         assert_eq!(bytes, numbers);
+        // Between 16 and 18, 18 and 20, 2^-9 and 2^-8: the even mantissa.
+        let ties = [448.0, 17.0, 19.0, 1.5 / 512.0];
+        let (mut bytes, mut read) = ([0; 4], [0.0; 4]);
+        fp8::encode(&ties, &mut bytes);
+        widen(RowFormat::Fp8, &bytes, 4, &mut read);
+        assert_eq!(read, [448.0, 16.0, 20.0, 1.0 / 256.0]);
     }
 
     proptest! {
