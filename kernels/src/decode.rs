@@ -164,7 +164,7 @@ impl Scratch {
                 .zip(self.rotated.chunks_exact_mut(d))
             {
                 rotate_back(rotated);
-                lanes::add_scaled(out, 1.0, rotated);
+                out.iter_mut().zip(rotated).for_each(|(out, x)| *out += *x);
             }
         }
     }

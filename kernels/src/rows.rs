@@ -112,6 +112,14 @@ fn scale(x: f32) -> f16 {
     f16::from_f32(x.min(65504.0))
 }
 
+/// `1 / scale`; 0 for a row that reads as zeros.
+fn steps_per_one(scale: f16) -> f32 {
+    match scale.to_f32() {
+        0.0 => 0.0,
+        step => 1.0 / step,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use lava::EntryBytes;
 use lava_engine::{
     Model, ModelFiles, PagePool, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
 };
@@ -132,11 +131,7 @@ fn request<'a>(options: &Generate, model: &Model, tokens: &'a [u32]) -> Result<P
         tokens: tokens.len(),
     };
     let format = options.row_format;
-    let bytes = EntryBytes {
-        pinned: format.wide().entry_bytes(config.head_dim),
-        other: format.entry_bytes(config.head_dim),
-        table: format.mean_bytes(config.head_dim),
-    };
+    let bytes = config.entry_bytes(format);
     Ok(PrefillRequest {
         tokens,
         method: options.policy,

@@ -5,7 +5,7 @@ pub(crate) mod hf;
 
 use std::path::Path;
 
-use lava::{Method, Shape};
+use lava::{EntryBytes, Method, Shape};
 use lava_kv::{CacheShape, RowFormat};
 
 use crate::error::LoadError;
@@ -121,6 +121,15 @@ impl ModelConfig {
                 false => tokens,
             },
             format,
+        }
+    }
+
+    /// Bytes of the entries of a compact cache, for budgets in bytes.
+    pub fn entry_bytes(&self, format: RowFormat) -> EntryBytes {
+        EntryBytes {
+            pinned: format.wide().entry_bytes(self.head_dim),
+            other: format.entry_bytes(self.head_dim),
+            table: format.mean_bytes(self.head_dim),
         }
     }
 

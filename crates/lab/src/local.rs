@@ -133,7 +133,7 @@ impl Local {
             Ok(PrefillRequest {
                 tokens,
                 method: variant.method,
-                budget: variant.entries(shape, config.head_dim)?,
+                budget: variant.entries(shape, config)?,
                 format: variant.format,
                 appended_max: encoded.appended_max(),
             })

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use lava::{Budget, EntryBytes, Method, ParseMethodError, Policy, Shape};
+use lava::{Budget, Method, ParseMethodError, Policy, Shape};
+use lava_engine::ModelConfig;
 use lava_kv::RowFormat;
 use thiserror::Error;
 
@@ -103,12 +104,8 @@ impl Variant {
     ///
     /// # Errors
     /// It is too small for the prompt.
-    pub fn entries(&self, shape: Shape, head_dim: usize) -> Result<usize, Error> {
-        let bytes = EntryBytes {
-            pinned: self.format.wide().entry_bytes(head_dim),
-            other: self.format.entry_bytes(head_dim),
-            table: self.format.mean_bytes(head_dim),
-        };
+    pub fn entries(&self, shape: Shape, config: &ModelConfig) -> Result<usize, Error> {
+        let bytes = config.entry_bytes(self.format);
         let found = match self.budget {
             Some(budget) => budget.entries(&self.method, shape, bytes),
             None => Ok(shape.tokens),

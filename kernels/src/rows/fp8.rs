@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::scale;
+use super::{scale, steps_per_one};
 use crate::lanes;
 
 /// The largest number.
@@ -17,10 +17,7 @@ const EXPONENT_SHIFT: u32 = 120;
 #[inline(always)]
 pub(super) fn encode(row: &[f32], bytes: &mut [u8]) -> f16 {
     let scale = scale(lanes::max_abs(row) / MAX);
-    let per_step = match scale.to_f32() {
-        0.0 => 0.0,
-        step => 1.0 / step,
-    };
+    let per_step = steps_per_one(scale);
     for (byte, x) in bytes.iter_mut().zip(row) {
         *byte = nearest(x * per_step);
     }

@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::scale;
+use super::{scale, steps_per_one};
 use crate::lanes;
 
 const MIDDLE: f32 = 7.5;
@@ -34,10 +34,7 @@ pub(super) fn encode(row: &[f32], bytes: &mut [u8]) -> f16 {
         }
     }
     let scale = best.1;
-    let per_step = match scale.to_f32() {
-        0.0 => 0.0,
-        step => 1.0 / step,
-    };
+    let per_step = steps_per_one(scale);
     let (low, high) = row.split_at(row.len() / 2);
     for (byte, (low, high)) in bytes.iter_mut().zip(low.iter().zip(high)) {
         *byte = level(low * per_step) as u8 | (level(high * per_step) as u8) << 4;

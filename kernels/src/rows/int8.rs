@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::scale;
+use super::{scale, steps_per_one};
 use crate::lanes;
 
 const MIDDLE: f32 = 127.5;
@@ -11,10 +11,7 @@ const MIDDLE: f32 = 127.5;
 #[inline(always)]
 pub(super) fn encode(row: &[f32], bytes: &mut [u8]) -> f16 {
     let scale = scale(lanes::max_abs(row) / MIDDLE);
-    let per_step = match scale.to_f32() {
-        0.0 => 0.0,
-        step => 1.0 / step,
-    };
+    let per_step = steps_per_one(scale);
     for (byte, x) in bytes.iter_mut().zip(row) {
         // The conversion cuts at 0 and 255.
         *byte = (x * per_step + MIDDLE).round_ties_even() as u8;

@@ -58,7 +58,7 @@ impl Toy {
         let request = PrefillRequest {
             tokens,
             method: variant.method,
-            budget: variant.entries(shape, config.head_dim).unwrap(),
+            budget: variant.entries(shape, config).unwrap(),
             format: variant.format,
             appended_max: 64,
         };
