@@ -10,17 +10,29 @@ mod decode;
 mod exp;
 mod gemm;
 mod lanes;
+mod matrix;
+mod norm;
 mod prefill;
 pub mod reference;
 mod rope;
 mod rotation;
 mod rows;
+mod silu;
 mod vectorised;
 mod window;
 
 pub use decode::{DecodeHead, decode_attention};
+pub use matrix::{BlockFormat, Matrix, product, products};
+pub use norm::rms_norm;
 pub use prefill::{AttentionShape, causal_attention};
 pub use rope::rotate_halves;
 pub use rotation::{rotate, rotate_back};
 pub use rows::{Half, Run, mean_key, pack_key, pack_value, store};
+pub use silu::silu_product;
 pub use window::{Observed, Wanted, observe, output_grams, value_norms, value_output_norms};
+
+/// Runs `work` on a thread of the pool that the kernels share, so that each of them starts at once instead of
+/// waking the pool first. For many short kernels in a row.
+pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}

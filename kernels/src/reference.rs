@@ -20,6 +20,36 @@ fn weights(q: &[f32], k: &[f32], s: &AttentionShape, t: usize, g: usize) -> Vec<
     softmax(&logits)
 }
 
+/// 32 values as a product with quantised weights sees them: multiples of a 127th of the largest.
+pub fn round_to_8_bits(x: &[f32]) -> Vec<f64> {
+    let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    if largest == 0.0 {
+        return vec![0.0; x.len()];
+    }
+    let round = |x: &f32| {
+        let code = (x * (127.0 / largest)).round_ties_even();
+        f64::from(code) * f64::from(largest / 127.0)
+    };
+    x.iter().map(round).collect()
+}
+
+/// `x wᵀ`, each value with the sum of its terms' sizes: `x` is `[rows, cols]`, `w` `[out, cols]`.
+pub fn product(x: &[f64], w: &[f32], cols: usize) -> Vec<(f64, f64)> {
+    let mut out = Vec::new();
+    for x in x.chunks_exact(cols) {
+        for w in w.chunks_exact(cols) {
+            let terms = x.iter().zip(w).map(|(x, w)| x * f64::from(*w));
+            let (mut sum, mut size) = (0.0, 0.0);
+            for term in terms {
+                sum += term;
+                size += term.abs();
+            }
+            out.push((sum, size));
+        }
+    }
+    out
+}
+
 /// See [`crate::causal_attention`].
 pub fn causal_attention(q: &[f32], k: &[f32], v: &[f32], s: &AttentionShape) -> Vec<f64> {
     let d = s.head_dim;

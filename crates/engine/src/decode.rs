@@ -35,12 +35,20 @@ impl Model {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        lava_kernels::in_pool(|| self.step_all(batch, &tokens))
+    }
+
+    fn step_all(
+        &self,
+        batch: &mut [Turn<'_>],
+        tokens: &[u32],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         let positions: Vec<usize> = batch
             .iter()
             .map(|turn| turn.cache.next_position())
             .collect();
         let angles = self.angles(&positions)?;
-        let mut x = self.embed(&tokens)?;
+        let mut x = self.embed(tokens)?;
         for (index, layer) in self.layers().iter().enumerate() {
             let projected = layer.project(&x, &angles)?;
             append(batch, index, &projected)?;

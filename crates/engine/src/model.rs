@@ -3,11 +3,11 @@
 use std::sync::OnceLock;
 
 use candle_core::{Device, Result, Tensor};
-use candle_nn::ops::{rms_norm, silu};
+use lava_kernels::Matrix;
 
 use crate::config::ModelConfig;
 use crate::error::LoadError;
-use crate::linear::{Linear, Matrix};
+use crate::linear::Linear;
 use crate::ops;
 use crate::rope::Rope;
 use crate::source::ModelFiles;
@@ -19,7 +19,7 @@ pub struct Model {
     config: ModelConfig,
     embedding: Matrix,
     layers: Vec<Layer>,
-    norm: Tensor,
+    norm: Vec<f32>,
     /// `None`: the embedding serves.
     output: Option<Matrix>,
     rope: Rope,
@@ -27,14 +27,14 @@ pub struct Model {
 
 #[derive(Debug)]
 pub(crate) struct Layer {
-    attention_norm: Tensor,
+    attention_norm: Vec<f32>,
     query: Linear,
     key: Linear,
     value: Linear,
     output: Linear,
-    query_norm: Option<Tensor>,
-    key_norm: Option<Tensor>,
-    mlp_norm: Tensor,
+    query_norm: Option<Vec<f32>>,
+    key_norm: Option<Vec<f32>>,
+    mlp_norm: Vec<f32>,
     gate: Linear,
     up: Linear,
     down: Linear,
@@ -91,8 +91,10 @@ impl Model {
 
     /// Bytes of the weight matrices as they are held.
     pub fn weight_bytes(&self) -> usize {
-        let ends = self.embedding.bytes() + self.output.as_ref().map_or(0, Matrix::bytes);
-        ends + self.layers.iter().map(Layer::bytes).sum::<usize>()
+        let ends = [Some(&self.embedding), self.output()];
+        let layers = self.layers.iter().flat_map(Layer::linears);
+        let matrices = ends.into_iter().flatten().chain(layers.map(Linear::matrix));
+        matrices.map(|matrix| matrix.bytes().len()).sum()
     }
 
     pub(crate) fn embedding(&self) -> &Matrix {
@@ -109,7 +111,12 @@ impl Model {
 
     /// `[tokens, hidden]`.
     pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.embedding.rows(tokens)
+        let width = self.embedding.cols();
+        let mut rows = vec![0.0; tokens.len() * width];
+        for (row, &token) in rows.chunks_exact_mut(width).zip(tokens) {
+            self.embedding.read_row(token as usize, row);
+        }
+        Tensor::from_vec(rows, (tokens.len(), width), &Device::Cpu)
     }
 
     /// Cosines and sines of `positions`, `[2, positions, D/2]`.
@@ -122,8 +129,10 @@ impl Model {
 
     /// Next-token logits: `[rows, hidden]` to `[rows, V]`.
     pub(crate) fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        let x = rms_norm(x, &self.norm, self.config.rms_epsilon)?;
-        self.output.as_ref().unwrap_or(&self.embedding).product(&x)
+        let x = ops::rms_norm(x, &self.norm, self.config.rms_epsilon)?;
+        let matrix = self.output().unwrap_or(&self.embedding);
+        let logits = ops::with_values(&x, |x| lava_kernels::product(x, matrix))?;
+        Tensor::from_vec(logits, (x.dims2()?.0, matrix.rows()), &Device::Cpu)
     }
 }
 
@@ -172,10 +181,6 @@ impl Layer {
         })
     }
 
-    fn bytes(&self) -> usize {
-        self.linears().map(Linear::bytes).sum()
-    }
-
     /// Hq.
     pub(crate) fn query_heads(&self) -> usize {
         self.query_heads
@@ -183,15 +188,13 @@ impl Layer {
 
     /// The Gram matrices of the output projection, `[Hq, D, D]`, computed when they are first needed; see
     /// [`lava_kernels::output_grams`].
-    pub(crate) fn output_grams(&self) -> Result<&[f32]> {
+    pub(crate) fn output_grams(&self) -> &[f32] {
         if let Some(grams) = self.output_grams.get() {
-            return Ok(grams);
+            return grams;
         }
-        let weight = self.output.matrix().widen()?.contiguous()?;
-        let grams = ops::with_values(&weight, |weight| {
-            lava_kernels::output_grams(weight, self.query_heads, self.head_dim)
-        })?;
-        Ok(self.output_grams.get_or_init(|| grams))
+        let weight = self.output.matrix().widen();
+        let grams = lava_kernels::output_grams(&weight, self.query_heads, self.head_dim);
+        self.output_grams.get_or_init(|| grams)
     }
 
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
@@ -202,22 +205,24 @@ impl Layer {
 
     /// Queries, keys and values of `x` `[T, hidden]` at the positions of `angles`.
     pub(crate) fn project(&self, x: &Tensor, angles: &Tensor) -> Result<Projected> {
-        let x = rms_norm(x, &self.attention_norm, self.epsilon)?;
-        let query = self.heads(&self.query.forward(&x)?, self.query_norm.as_ref())?;
-        let key = self.heads(&self.key.forward(&x)?, self.key_norm.as_ref())?;
+        let x = ops::rms_norm(x, &self.attention_norm, self.epsilon)?;
+        let linears = [&self.query, &self.key, &self.value];
+        let [query, key, value] = Linear::forward_each(linears, &x)?;
+        let query = self.heads(&query, self.query_norm.as_deref())?;
+        let key = self.heads(&key, self.key_norm.as_deref())?;
         Ok(Projected {
             query: ops::rotate(&query, angles)?,
             key: ops::rotate(&key, angles)?,
-            value: self.heads(&self.value.forward(&x)?, None)?,
+            value: self.heads(&value, None)?,
         })
     }
 
     /// `[T, heads * D]` as `[T, heads, D]`, each head normalised if the family does so.
-    fn heads(&self, x: &Tensor, norm: Option<&Tensor>) -> Result<Tensor> {
+    fn heads(&self, x: &Tensor, norm: Option<&[f32]>) -> Result<Tensor> {
         let (t, width) = x.dims2()?;
         let x = x.reshape((t, width / self.head_dim, self.head_dim))?;
         match norm {
-            Some(norm) => rms_norm(&x, norm, self.epsilon),
+            Some(norm) => ops::rms_norm(&x, norm, self.epsilon),
             None => Ok(x),
         }
     }
@@ -225,8 +230,9 @@ impl Layer {
     /// The residual stream after attention and MLP. `x` is `[T, hidden]`, `attended` `[T, Hq, D]`.
     pub(crate) fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
         let x = (x + self.output.forward(&attended.flatten_from(1)?)?)?;
-        let y = rms_norm(&x, &self.mlp_norm, self.epsilon)?;
-        let y = (silu(&self.gate.forward(&y)?)? * self.up.forward(&y)?)?;
+        let y = ops::rms_norm(&x, &self.mlp_norm, self.epsilon)?;
+        let [gate, up] = Linear::forward_each([&self.gate, &self.up], &y)?;
+        let y = ops::silu_product(&gate, &up)?;
         x + self.down.forward(&y)?
     }
 }

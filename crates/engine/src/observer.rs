@@ -168,7 +168,7 @@ impl<'a> Observer<'a> {
     fn take_value_outputs(&mut self, rows: usize) -> CandleResult<()> {
         if self.value_outputs.iter().all(|(known, _)| *known != rows) {
             let (_n, kv_heads, d) = self.full.value().dims3()?;
-            let grams = self.layer.output_grams()?;
+            let grams = self.layer.output_grams();
             let norms = ops::with_values(self.full.value(), |v| {
                 value_output_norms(v, grams, rows, kv_heads, d)
             })?;

@@ -1,6 +1,6 @@
 //! candle ops around our kernels. On the CPU each borrows the tensors' memory.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use lava_kernels::AttentionShape;
 
 /// `[T, Hq, D]`, `[N, Hkv, D]` twice: causal attention of the last T tokens, `[T, Hq, D]` f32.
@@ -25,6 +25,20 @@ pub(crate) fn observe(
 /// `[T, heads, D]` rotated by angles `[2, T, D/2]` (cosines, then sines).
 pub(crate) fn rotate(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
     x.apply_op2_no_bwd(angles, &Rotate)
+}
+
+/// `[rows, len]` or `[T, heads, len]`, each row normalised by its root mean square; `weight` is `[len]`.
+pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], epsilon: f32) -> Result<Tensor> {
+    let out = with_values(x, |x| lava_kernels::rms_norm(x, weight, epsilon))?;
+    Tensor::from_vec(out, x.shape(), &Device::Cpu)
+}
+
+/// `silu(gate) * up`, element by element.
+pub(crate) fn silu_product(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let out = with_values(gate, |gate| {
+        with_values(up, |up| lava_kernels::silu_product(gate, up))
+    })??;
+    Tensor::from_vec(out, gate.shape(), &Device::Cpu)
 }
 
 /// The values of a contiguous f32 tensor on the CPU.

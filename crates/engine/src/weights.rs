@@ -6,11 +6,11 @@
 pub(crate) mod gguf;
 mod safetensors;
 
-use candle_core::Tensor;
+use lava_kernels::Matrix;
 
 use crate::config::ModelConfig;
 use crate::error::LoadError;
-use crate::linear::{Linear, Matrix};
+use crate::linear::Linear;
 use crate::source::ModelFiles;
 
 /// How weights are held and multiplied.
@@ -54,15 +54,12 @@ impl Weights {
         name: &str,
         len: usize,
         format: WeightFormat,
-    ) -> Result<Tensor, LoadError> {
+    ) -> Result<Vec<f32>, LoadError> {
         let values = match self {
             Weights::Safetensors(shards) => shards.values(name, &[len])?,
             Weights::Gguf(gguf) => gguf::vector(gguf, name, len)?,
         };
-        Ok(Tensor::new(
-            round(values, format),
-            &candle_core::Device::Cpu,
-        )?)
+        Ok(round(values, format))
     }
 
     /// A matrix `[rows, cols]`.
@@ -74,11 +71,12 @@ impl Weights {
     ) -> Result<Matrix, LoadError> {
         let matrix = match self {
             Weights::Safetensors(shards) => {
-                Matrix::dense(shards.values(name, &[rows, cols])?, rows, cols)?
+                let values = shards.values(name, &[rows, cols])?;
+                return Ok(Matrix::dense(&round(values, format), rows, cols));
             }
             Weights::Gguf(gguf) => gguf::matrix(gguf, name, rows, cols, RowOrder::AsStored)?,
         };
-        apply(matrix, format)
+        Ok(apply(matrix, format))
     }
 
     /// A projection to `heads` heads whose rows RoPE will rotate: returned in the halves layout
@@ -93,10 +91,8 @@ impl Weights {
         match self {
             Weights::Gguf(gguf) if gguf::interleaves_rotary_rows(gguf)? => {
                 let order = RowOrder::Interleaved { head_dim };
-                apply(
-                    gguf::matrix(gguf, name, heads * head_dim, cols, order)?,
-                    format,
-                )
+                let matrix = gguf::matrix(gguf, name, heads * head_dim, cols, order)?;
+                Ok(apply(matrix, format))
             }
             _ => self.matrix(name, (heads * head_dim, cols), format),
         }
@@ -137,7 +133,7 @@ impl Weights {
         len: usize,
         biased: bool,
         format: WeightFormat,
-    ) -> Result<Option<Tensor>, LoadError> {
+    ) -> Result<Option<Vec<f32>>, LoadError> {
         if !biased {
             return Ok(None);
         }
@@ -169,11 +165,13 @@ impl RowOrder {
     }
 }
 
-fn apply(matrix: Matrix, format: WeightFormat) -> Result<Matrix, LoadError> {
+fn apply(matrix: Matrix, format: WeightFormat) -> Matrix {
     match format {
-        WeightFormat::Stored => Ok(matrix),
-        WeightFormat::F32 => Ok(matrix.into_dense()?),
-        WeightFormat::F16Rounded => Ok(matrix.into_f16_rounded()?),
+        WeightFormat::Stored => matrix,
+        WeightFormat::F32 | WeightFormat::F16Rounded => {
+            let values = round(matrix.widen(), format);
+            Matrix::dense(&values, matrix.rows(), matrix.cols())
+        }
     }
 }
 
@@ -184,6 +182,12 @@ fn round(mut values: Vec<f32>, format: WeightFormat) -> Vec<f32> {
         }
     }
     values
+}
+
+/// Little-endian elements.
+fn elements<const SIZE: usize, T>(data: &[u8], read: impl Fn([u8; SIZE]) -> T) -> Vec<T> {
+    let (chunks, _) = data.as_chunks::<SIZE>();
+    chunks.iter().map(|chunk| read(*chunk)).collect()
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ impl Loaded {
         let text = TextFiles::open(files.path())?;
         let end_of_text = text.tokenizer()?.end_of_text().to_vec();
         let model = Model::load(files, section.weights.into(), progress)?;
-        let fingerprint = model.fingerprint()?;
+        let fingerprint = model.fingerprint();
         let text = Bytes::from(text.to_bytes());
         Ok(Arc::new(Self {
             name,

@@ -1,15 +1,11 @@
 //! Weights from a GGUF file: names translated, quantised rows kept as they are stored.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
-use candle_core::Device;
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use half::{bf16, f16};
 use lava_gguf::{GgmlType, Gguf, TensorInfo};
+use lava_kernels::{BlockFormat, Matrix};
 
 use crate::error::LoadError;
-use crate::linear::Matrix;
-use crate::weights::RowOrder;
+use crate::weights::{RowOrder, elements};
 
 /// Whether the file's q and k rows are in the interleaved layout: files of architecture `llama`
 /// are, those of the Qwen family are not.
@@ -35,12 +31,7 @@ pub(crate) fn f32_values(gguf: &Gguf, name: &str) -> Result<Vec<f32>, LoadError>
             expected: "F32",
         });
     }
-    let bytes = gguf.read(info)?;
-    let (chunks, _) = bytes.as_chunks::<4>();
-    Ok(chunks
-        .iter()
-        .map(|chunk| f32::from_le_bytes(*chunk))
-        .collect())
+    Ok(elements(&gguf.read(info)?, f32::from_le_bytes))
 }
 
 /// A matrix `[rows, cols]` under its Hugging Face name. Rows are reordered as whole rows of blocks,
@@ -55,7 +46,7 @@ pub(crate) fn matrix(
     let name = gguf_name(name);
     let info = gguf.tensor(&name)?;
     check_shape(gguf, info, &[rows, cols])?;
-    let dtype = candle_type(info.kind).ok_or_else(|| LoadError::Dtype {
+    let kind = stored_as(info.kind).ok_or_else(|| LoadError::Dtype {
         file: gguf.path().to_owned(),
         tensor: name.clone(),
         found: format!("{:?}", info.kind),
@@ -72,14 +63,17 @@ pub(crate) fn matrix(
                 .collect()
         }
     };
-    let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, dtype)?;
-    let tensor = QTensor::new(storage, (rows, cols))?;
-    match dtype {
-        GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
-            Ok(Matrix::Dense(tensor.dequantize(&Device::Cpu)?))
-        }
-        _ => Ok(Matrix::Quantized(Arc::new(tensor))),
-    }
+    Ok(match kind {
+        Stored::Blocks(format) => Matrix::quantised(format, &bytes, rows, cols),
+        Stored::Floats(widen) => Matrix::dense(&widen(&bytes), rows, cols),
+    })
+}
+
+/// How the values of a matrix lie in a file.
+enum Stored {
+    Blocks(BlockFormat),
+    /// What makes f32 of them.
+    Floats(fn(&[u8]) -> Vec<f32>),
 }
 
 fn check_shape(gguf: &Gguf, info: &TensorInfo, expected: &[usize]) -> Result<(), LoadError> {
@@ -94,21 +88,25 @@ fn check_shape(gguf: &Gguf, info: &TensorInfo, expected: &[usize]) -> Result<(),
     })
 }
 
-fn candle_type(kind: GgmlType) -> Option<GgmlDType> {
+fn stored_as(kind: GgmlType) -> Option<Stored> {
     Some(match kind {
-        GgmlType::F32 => GgmlDType::F32,
-        GgmlType::F16 => GgmlDType::F16,
-        GgmlType::BF16 => GgmlDType::BF16,
-        GgmlType::Q4_0 => GgmlDType::Q4_0,
-        GgmlType::Q4_1 => GgmlDType::Q4_1,
-        GgmlType::Q5_0 => GgmlDType::Q5_0,
-        GgmlType::Q5_1 => GgmlDType::Q5_1,
-        GgmlType::Q8_0 => GgmlDType::Q8_0,
-        GgmlType::Q2K => GgmlDType::Q2K,
-        GgmlType::Q3K => GgmlDType::Q3K,
-        GgmlType::Q4K => GgmlDType::Q4K,
-        GgmlType::Q5K => GgmlDType::Q5K,
-        GgmlType::Q6K => GgmlDType::Q6K,
+        GgmlType::F32 => Stored::Floats(|bytes| elements(bytes, f32::from_le_bytes)),
+        GgmlType::F16 => {
+            Stored::Floats(|bytes| elements(bytes, |x| f16::from_le_bytes(x).to_f32()))
+        }
+        GgmlType::BF16 => {
+            Stored::Floats(|bytes| elements(bytes, |x| bf16::from_le_bytes(x).to_f32()))
+        }
+        GgmlType::Q4_0 => Stored::Blocks(BlockFormat::Q4_0),
+        GgmlType::Q4_1 => Stored::Blocks(BlockFormat::Q4_1),
+        GgmlType::Q5_0 => Stored::Blocks(BlockFormat::Q5_0),
+        GgmlType::Q5_1 => Stored::Blocks(BlockFormat::Q5_1),
+        GgmlType::Q8_0 => Stored::Blocks(BlockFormat::Q8_0),
+        GgmlType::Q2K => Stored::Blocks(BlockFormat::Q2K),
+        GgmlType::Q3K => Stored::Blocks(BlockFormat::Q3K),
+        GgmlType::Q4K => Stored::Blocks(BlockFormat::Q4K),
+        GgmlType::Q5K => Stored::Blocks(BlockFormat::Q5K),
+        GgmlType::Q6K => Stored::Blocks(BlockFormat::Q6K),
         // Formats of activations; no file stores weights in them.
         GgmlType::Q8_1 | GgmlType::Q8K => return None,
     })

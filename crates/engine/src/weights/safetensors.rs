@@ -11,6 +11,7 @@ use safetensors::tensor::TensorView;
 use serde::Deserialize;
 
 use crate::error::LoadError;
+use crate::weights::elements;
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
@@ -117,9 +118,4 @@ fn widen(view: &TensorView<'_>) -> Option<Vec<f32>> {
         Dtype::BF16 => Some(elements(data, |b| bf16::from_le_bytes(b).to_f32())),
         _ => None,
     }
-}
-
-fn elements<const SIZE: usize, T>(data: &[u8], read: impl Fn([u8; SIZE]) -> T) -> Vec<T> {
-    let (chunks, _) = data.as_chunks::<SIZE>();
-    chunks.iter().map(|chunk| read(*chunk)).collect()
 }

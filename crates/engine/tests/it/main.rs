@@ -1,6 +1,7 @@
 //! The engine against other implementations, on toy weights and on real models.
 
 mod agreement;
+mod blocks;
 mod compression;
 mod ours;
 mod real_models;

@@ -1,0 +1,136 @@
+//! [`Isa`] on AVX2, with FMA and half-precision conversion: every x86-64 server since 2013.
+#![allow(unsafe_code)]
+
+use core::arch::x86_64::{__m128i, __m256, __m256i, _mm256_cvtph_ps};
+
+use pulp::cast;
+
+use super::isa::Isa;
+
+pulp::simd_type!({
+    /// Proof that the machine has the instructions.
+    pub(super) struct Avx2 {
+        sse2: f!("sse2"),
+        avx: f!("avx"),
+        avx2: f!("avx2"),
+        fma: f!("fma"),
+        f16c: f!("f16c"),
+    }
+});
+
+impl Isa for Avx2 {
+    type Bytes = __m256i;
+    type Words = __m256i;
+    type Ints = __m256i;
+    type Floats = __m256;
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; 32]) -> __m256i {
+        cast(*from)
+    }
+
+    #[inline(always)]
+    fn field<const SHIFT: i32>(self, bytes: __m256i, mask: u8) -> __m256i {
+        let shifted = match SHIFT {
+            0 => bytes,
+            _ => self.avx2._mm256_srli_epi16::<SHIFT>(bytes),
+        };
+        let mask = self.avx._mm256_set1_epi8(mask as i8);
+        self.avx2._mm256_and_si256(shifted, mask)
+    }
+
+    #[inline(always)]
+    fn join(self, low: __m256i, high: __m256i) -> __m256i {
+        // The bytes are below 16, so nothing crosses into the neighbour.
+        let high = self.avx2._mm256_slli_epi16::<4>(high);
+        self.avx2._mm256_or_si256(low, high)
+    }
+
+    #[inline(always)]
+    fn repeat(self, from: &[i8; 4]) -> __m256i {
+        self.avx._mm256_set1_epi32(cast(*from))
+    }
+
+    #[inline(always)]
+    fn no_words(self) -> __m256i {
+        self.avx._mm256_setzero_si256()
+    }
+
+    #[inline(always)]
+    fn add_words(self, a: __m256i, b: __m256i) -> __m256i {
+        self.avx2._mm256_add_epi16(a, b)
+    }
+
+    #[inline(always)]
+    fn multiply_pairs(self, a: __m256i, b: __m256i) -> __m256i {
+        self.avx2._mm256_maddubs_epi16(a, b)
+    }
+
+    #[inline(always)]
+    fn multiply_signed_pairs(self, a: __m256i, b: __m256i) -> __m256i {
+        let signed = self.avx2._mm256_sign_epi8(b, a);
+        self.avx2
+            ._mm256_maddubs_epi16(self.avx2._mm256_abs_epi8(a), signed)
+    }
+
+    #[inline(always)]
+    fn no_ints(self) -> __m256i {
+        self.avx._mm256_setzero_si256()
+    }
+
+    #[inline(always)]
+    fn add_ints(self, a: __m256i, b: __m256i) -> __m256i {
+        self.avx2._mm256_add_epi32(a, b)
+    }
+
+    #[inline(always)]
+    fn sum_pairs(self, a: __m256i) -> __m256i {
+        self.avx2
+            ._mm256_madd_epi16(a, self.avx._mm256_set1_epi16(1))
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        self.avx._mm256_set1_ps(x)
+    }
+
+    #[inline(always)]
+    fn floats(self, from: &[f32; 8]) -> __m256 {
+        cast(*from)
+    }
+
+    #[inline(always)]
+    fn store(self, from: __m256, to: &mut [f32; 8]) {
+        *to = cast(from);
+    }
+
+    #[inline(always)]
+    fn widen_ints(self, ints: __m256i) -> __m256 {
+        self.avx._mm256_cvtepi32_ps(ints)
+    }
+
+    #[inline(always)]
+    fn widen_halves(self, from: &[u8; 16]) -> __m256 {
+        let halves: __m128i = cast(*from);
+        let _has: pulp::core_arch::x86::F16c = self.f16c;
+        // SAFETY: the token above proves that the machine has F16C.
+        unsafe { _mm256_cvtph_ps(halves) }
+    }
+
+    #[inline(always)]
+    fn widen_bytes(self, from: &[u8; 8]) -> __m256 {
+        let bytes: [u64; 2] = [u64::from_le_bytes(*from), 0];
+        let ints = self.avx2._mm256_cvtepi8_epi32(cast(bytes));
+        self.avx._mm256_cvtepi32_ps(ints)
+    }
+
+    #[inline(always)]
+    fn multiply(self, a: __m256, b: __m256) -> __m256 {
+        self.avx._mm256_mul_ps(a, b)
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        self.fma._mm256_fmadd_ps(a, b, c)
+    }
+}

@@ -1,0 +1,76 @@
+//! The vector instructions of the matrix kernels: one trait, an implementation for AVX2 and one of plain
+//! arrays for every other machine. All are exact or correctly rounded, so both give equal bits.
+
+/// Eight lanes of 32 bits, seen as bytes, 16-bit words, integers or floats.
+pub(super) trait Isa: Copy {
+    /// 32 unsigned bytes.
+    type Bytes: Copy;
+    /// 16 signed words.
+    type Words: Copy;
+    /// 8 signed integers.
+    type Ints: Copy;
+    /// 8 f32.
+    type Floats: Copy;
+
+    fn bytes(self, from: &[u8; 32]) -> Self::Bytes;
+    /// `(bytes >> SHIFT) & mask`, byte by byte.
+    fn field<const SHIFT: i32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// `low | high << 4`, byte by byte; `high` is below 16.
+    fn join(self, low: Self::Bytes, high: Self::Bytes) -> Self::Bytes;
+    /// Four signed bytes in each of the eight lanes.
+    fn repeat(self, from: &[i8; 4]) -> Self::Bytes;
+
+    fn no_words(self) -> Self::Words;
+    fn add_words(self, a: Self::Words, b: Self::Words) -> Self::Words;
+    /// `a[2i] b[2i] + a[2i + 1] b[2i + 1]`, `a` unsigned and `b` signed; the caller sees to it that no sum
+    /// leaves 16 bits.
+    fn multiply_pairs(self, a: Self::Bytes, b: Self::Bytes) -> Self::Words;
+    /// The same for signed `a`; no byte of `b` is -128.
+    fn multiply_signed_pairs(self, a: Self::Bytes, b: Self::Bytes) -> Self::Words;
+
+    fn no_ints(self) -> Self::Ints;
+    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// `a[2i] + a[2i + 1]`.
+    fn sum_pairs(self, a: Self::Words) -> Self::Ints;
+
+    fn splat(self, x: f32) -> Self::Floats;
+    fn floats(self, from: &[f32; 8]) -> Self::Floats;
+    fn store(self, from: Self::Floats, to: &mut [f32; 8]);
+    fn widen_ints(self, ints: Self::Ints) -> Self::Floats;
+    /// Eight numbers in half precision, little-endian.
+    fn widen_halves(self, from: &[u8; 16]) -> Self::Floats;
+    /// Eight signed bytes.
+    fn widen_bytes(self, from: &[u8; 8]) -> Self::Floats;
+    fn multiply(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a b + c`, rounded once.
+    fn multiply_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+}
+
+/// Evaluates an expression with the best [`Isa`] of this machine bound to a name. The closure consumes a
+/// value for the reason that [`crate::vectorised::vectorised`] gives.
+macro_rules! with_isa {
+    ($isa:ident => $body:expr) => {{
+        #[cfg(target_arch = "x86_64")]
+        let avx2 = crate::matrix::avx2::Avx2::try_new();
+        #[cfg(not(target_arch = "x86_64"))]
+        let avx2: Option<crate::matrix::portable::Portable> = None;
+        match avx2 {
+            Some($isa) => {
+                let once = crate::vectorised::Once;
+                $isa.vectorize(
+                    #[inline(always)]
+                    || {
+                        let _consumed: crate::vectorised::Once = once;
+                        $body
+                    },
+                )
+            }
+            None => {
+                let $isa = crate::matrix::portable::Portable;
+                crate::vectorised::vectorised!({ $body })
+            }
+        }
+    }};
+}
+
+pub(super) use with_isa;
