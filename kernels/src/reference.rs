@@ -27,8 +27,8 @@ pub fn round_to_8_bits(x: &[f32]) -> Vec<f64> {
         return vec![0.0; x.len()];
     }
     let round = |x: &f32| {
-        let code = (x * (127.0 / largest)).round_ties_even();
-        f64::from(code) * f64::from(largest / 127.0)
+        let exact = f64::from(*x) * f64::from(127.0 / largest);
+        exact.round_ties_even() * f64::from(largest / 127.0)
     };
     x.iter().map(round).collect()
 }

@@ -5,6 +5,9 @@ use super::isa::Isa;
 /// Rows of a panel.
 pub(super) const PANEL_ROWS: usize = 16;
 
+/// Columns of a panel that are multiplied at once, so that they stay in the second-level cache while rows pass.
+pub(super) const COLUMNS: usize = 1024;
+
 /// Weights `[rows, cols]` as panels of sixteen rows, `[panels, cols, 16]`; rows that are missing are zeros.
 pub(super) fn pack(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     let mut panels = vec![0.0; rows.div_ceil(PANEL_ROWS) * PANEL_ROWS * cols];
@@ -27,7 +30,7 @@ pub(super) fn read(panels: &[f32], row: usize, cols: usize, out: &mut [f32]) {
     }
 }
 
-/// Products of M input rows, each as long as the panel is, with the sixteen rows of a panel.
+/// Adds the products of M pieces of input rows with as many columns of a panel to `out`.
 #[inline(always)]
 pub(super) fn tile<I: Isa, const M: usize>(
     isa: I,
@@ -37,7 +40,10 @@ pub(super) fn tile<I: Isa, const M: usize>(
 ) {
     let (columns, _) = panel.as_chunks::<PANEL_ROWS>();
     let x = x.map(|row| &row[..columns.len()]);
-    let mut acc = [[isa.splat(0.0); 2]; M];
+    let mut acc: [[I::Floats; 2]; M] = std::array::from_fn(|m| {
+        let (halves, _) = out[m].as_chunks::<8>();
+        [isa.floats(&halves[0]), isa.floats(&halves[1])]
+    });
     for (k, column) in columns.iter().enumerate() {
         let (halves, _) = column.as_chunks::<8>();
         let weights = [isa.floats(&halves[0]), isa.floats(&halves[1])];

@@ -4,17 +4,19 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::activations::Activations;
+use super::activations::{Activations, InputBlock};
 use super::ggml::BlockFormat;
 use super::isa::{Isa, with_isa};
-use super::layout::Layout;
+use super::layout::{BLOCK, Layout};
 use super::quantised::Format;
 use super::{Matrix, Panels, dense, quantised};
 
 /// Input rows from which threads share rows rather than panels: a matrix is read once per thread then.
 const SHARE_ROWS_MIN: usize = 32;
-/// Input bytes of a thread's rows, so that they stay in its second-level cache while panels pass.
-const INPUT_BYTES: usize = 192 << 10;
+/// Rounded input of a task, so that it stays in the first-level cache while panels pass.
+const INPUT_BYTES: usize = 24 << 10;
+/// Input rows of a task with f32 weights: a panel, which is the larger side, is read once for so many.
+const DENSE_ROWS: usize = 48;
 /// Panels are shared in so many tasks per thread.
 const TASKS_PER_THREAD: usize = 2;
 /// Multiply-adds under which waking the other threads costs more than it saves.
@@ -75,9 +77,15 @@ pub fn products(x: &[f32], matrices: &[&Matrix]) -> Vec<Vec<f32>> {
     if rows < SHARE_ROWS_MIN && rows * width * cols >= PARALLEL_MIN {
         return by_panels(&input, rows, matrices);
     }
-    let bytes = if rounded { cols } else { 4 * cols };
     let fair = rows.div_ceil(rayon::current_num_threads());
-    let share = (INPUT_BYTES / bytes).min(fair).next_multiple_of(12).max(12);
+    let share = match rounded {
+        true => (INPUT_BYTES / (cols / BLOCK * size_of::<InputBlock>()))
+            .max(8)
+            .min(fair),
+        false => DENSE_ROWS.min(fair),
+    };
+    // Whole tiles of both kinds.
+    let share = share.next_multiple_of(12);
     let mut outs: Vec<Vec<f32>> = matrices
         .iter()
         .map(|matrix| vec![0.0; rows * matrix.rows])
@@ -182,14 +190,26 @@ pub(super) fn portable(x: &[f32], matrix: &Matrix) -> Vec<f32> {
         out: &mut out,
         stride: matrix.rows,
     };
-    fill_with(
-        super::portable::Portable,
-        part,
-        &input,
-        0..rows,
-        matrix,
-        0..matrix.panels(),
-    );
+    let rows = 0..rows;
+    match &matrix.panels {
+        Panels::Dense(values) => {
+            fill_dense(
+                super::portable::Portable,
+                part,
+                &input,
+                rows,
+                values,
+                0..matrix.panels(),
+                matrix.rows,
+            );
+        }
+        Panels::Quantised(format, bytes) => {
+            let x = input.codes.as_ref().expect("the input was rounded");
+            for_format!(*format, F => {
+                fill_quantised::<F, _>(super::portable::Portable, part, x, rows, bytes, 0..matrix.panels(), matrix.rows)
+            });
+        }
+    }
     out
 }
 
@@ -201,26 +221,15 @@ fn fill(
     matrix: &Matrix,
     panels: Range<usize>,
 ) {
-    with_isa!(isa => fill_with(isa, part, input, rows, matrix, panels));
-}
-
-#[inline(always)]
-fn fill_with<I: Isa>(
-    isa: I,
-    part: Part<'_>,
-    input: &Input<'_>,
-    rows: Range<usize>,
-    matrix: &Matrix,
-    panels: Range<usize>,
-) {
     match &matrix.panels {
         Panels::Dense(values) => {
-            fill_dense(isa, part, input, rows, values, panels, matrix.rows);
+            with_isa!(isa => fill_dense(isa, part, input, rows, values, panels, matrix.rows));
         }
         Panels::Quantised(format, bytes) => {
             let x = input.codes.as_ref().expect("the input was rounded");
+            // Compiled one by one: in a single function the compiler merges what the formats share.
             for_format!(*format, F => {
-                fill_quantised::<F, _>(isa, part, x, rows, bytes, panels, matrix.rows)
+                with_isa!(isa => fill_quantised::<F, _>(isa, part, x, rows, bytes, panels, matrix.rows))
             });
         }
     }
@@ -236,7 +245,7 @@ fn fill_quantised<F: Format, I: Isa>(
     panels: Range<usize>,
     matrix_rows: usize,
 ) {
-    let panel_bytes = const { F::LAYOUT }.panel_bytes(x.cols());
+    let panel_bytes = const { F::LAYOUT }.panel_bytes(x.row_blocks() * BLOCK);
     let first_row = panels.start * 8;
     for index in panels {
         let panel = &bytes[index * panel_bytes..][..panel_bytes];
@@ -278,31 +287,55 @@ fn fill_dense<I: Isa>(
         let panel = &values[index * panel_len..][..panel_len];
         let valid = (matrix_rows - index * dense::PANEL_ROWS).min(dense::PANEL_ROWS);
         let column = index * dense::PANEL_ROWS - first_row;
-        let mut row = rows.start;
-        while row < rows.end {
-            macro_rules! tile {
-                ($m:literal) => {{
-                    let mut out = [[0.0; dense::PANEL_ROWS]; $m];
-                    let x: [&[f32]; $m] =
-                        std::array::from_fn(|m| &input.x[(row + m) * input.cols..][..input.cols]);
-                    dense::tile::<I, $m>(isa, panel, x, &mut out);
-                    part.put(row - rows.start, column, valid, &out);
-                    row += $m;
-                }};
-            }
-            match rows.end - row {
-                1 => tile!(1),
-                2 => tile!(2),
-                3 => tile!(3),
-                4 | 8 => tile!(4),
-                5 => tile!(5),
-                _ => tile!(6),
+        for (piece, panel) in panel.chunks(dense::COLUMNS * dense::PANEL_ROWS).enumerate() {
+            let columns = panel.len() / dense::PANEL_ROWS;
+            let start = piece * dense::COLUMNS;
+            let mut row = rows.start;
+            while row < rows.end {
+                macro_rules! tile {
+                    ($m:literal) => {{
+                        let x: [&[f32]; $m] = std::array::from_fn(|m| {
+                            &input.x[(row + m) * input.cols + start..][..columns]
+                        });
+                        let mut out = match piece {
+                            0 => [[0.0; dense::PANEL_ROWS]; $m],
+                            _ => part.get(row - rows.start, column, valid),
+                        };
+                        dense::tile::<I, $m>(isa, panel, x, &mut out);
+                        part.put(row - rows.start, column, valid, &out);
+                        row += $m;
+                    }};
+                }
+                match rows.end - row {
+                    1 => tile!(1),
+                    2 => tile!(2),
+                    3 => tile!(3),
+                    4 | 8 => tile!(4),
+                    5 => tile!(5),
+                    _ => tile!(6),
+                }
             }
         }
     }
 }
 
 impl Part<'_> {
+    /// What was put; zeros in columns that are not there.
+    #[inline(always)]
+    fn get<const P: usize, const M: usize>(
+        &self,
+        row: usize,
+        column: usize,
+        valid: usize,
+    ) -> [[f32; P]; M] {
+        let mut tile = [[0.0; P]; M];
+        for (m, values) in tile.iter_mut().enumerate() {
+            let at = (row + m) * self.stride + column;
+            values[..valid].copy_from_slice(&self.out[at..at + valid]);
+        }
+        tile
+    }
+
     /// The first `valid` columns of a tile.
     #[inline(always)]
     fn put<const P: usize, const M: usize>(

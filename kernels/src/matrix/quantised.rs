@@ -3,22 +3,13 @@
 //! Every output is one chain of operations in the order of its weights, whatever rows stand beside it. So a
 //! product does not depend on the batch that it is part of, to the bit, nor on the machine.
 
-use super::activations::Activations;
+use super::activations::{Activations, InputBlock};
 use super::isa::Isa;
-use super::layout::{BLOCK, Codes, Layout, Min, PANEL_ROWS};
+use super::layout::{Codes, Layout, Min, PANEL_ROWS};
 
 /// A layout as a type, so that a kernel is compiled for each.
 pub(super) trait Format {
     const LAYOUT: Layout;
-}
-
-/// One input row, in its blocks.
-#[derive(Clone, Copy)]
-struct Row<'a> {
-    codes: &'a [[i8; BLOCK]],
-    scales: &'a [f32],
-    /// Sums of the input in each run of the weights' layout.
-    sums: &'a [f32],
 }
 
 /// Products of input rows `first..first + M` with the eight rows of a panel: `out` is `[M, 8]`.
@@ -31,14 +22,7 @@ pub(super) fn tile<F: Format, I: Isa, const M: usize>(
     out: &mut [[f32; PANEL_ROWS]; M],
 ) {
     let layout = const { F::LAYOUT };
-    let rows: [Row<'_>; M] = std::array::from_fn(|m| Row {
-        codes: x.codes(first + m),
-        scales: x.scales(first + m),
-        sums: match layout.run {
-            16 => x.half_sums(first + m),
-            _ => x.sums(first + m),
-        },
-    });
+    let rows: [&[InputBlock]; M] = std::array::from_fn(|m| x.row(first + m));
     let mut acc = [isa.splat(0.0); M];
     let mut index = 0;
     for group in panel.chunks_exact(layout.group_bytes()) {
@@ -46,15 +30,19 @@ pub(super) fn tile<F: Format, I: Isa, const M: usize>(
         let units = Units::read::<F>(isa, units);
         for block in blocks.chunks_exact(layout.block_bytes()) {
             let (codes, scales) = block.split_at(layout.code_bytes());
-            let sums = dot::<F, I, M>(isa, codes, &rows, index);
+            let inputs: [&InputBlock; M] = std::array::from_fn(|m| &rows[m][index]);
+            let sums = dot::<F, I, M>(isa, codes, &inputs);
             let (scales, _) = scales.as_chunks::<8>();
             for (run, sums) in sums.iter().enumerate().take(layout.runs()) {
                 let (scale, min) = units.scale_and_min::<F>(isa, scales, run);
                 for m in 0..M {
-                    let step = isa.multiply(scale, isa.splat(rows[m].scales[index]));
+                    let step = isa.multiply(scale, isa.splat(inputs[m].scale));
                     acc[m] = isa.multiply_add(isa.widen_ints(sums[m]), step, acc[m]);
                     if !matches!(layout.min, Min::Zero) {
-                        let sum = rows[m].sums[index * layout.runs() + run];
+                        let sum = match layout.run {
+                            16 => inputs[m].half_sums[run],
+                            _ => inputs[m].sum,
+                        };
                         acc[m] = isa.multiply_add(min, isa.splat(sum), acc[m]);
                     }
                 }
@@ -67,17 +55,16 @@ pub(super) fn tile<F: Format, I: Isa, const M: usize>(
     }
 }
 
-/// Integer sums of `code * input code` over the runs of block `index`: `[runs, M]`, eight lanes each.
+/// Integer sums of `code * input code` over the runs of a block: `[runs, M]`, eight lanes each.
 #[inline(always)]
 fn dot<F: Format, I: Isa, const M: usize>(
     isa: I,
     codes: &[u8],
-    rows: &[Row<'_>; M],
-    index: usize,
+    inputs: &[&InputBlock; M],
 ) -> [[I::Ints; M]; 2] {
     let layout = const { F::LAYOUT };
     let vectors = codes.as_chunks::<32>().0;
-    let inputs: [&[[i8; 4]]; M] = std::array::from_fn(|m| rows[m].codes[index].as_chunks().0);
+    let inputs: [&[[i8; 4]]; M] = inputs.map(|input| input.codes.as_chunks().0);
     let mut sums = [[isa.no_ints(); M]; 2];
     match layout.codes {
         // 8 steps of 2 products of at most 15 * 127 stay below 2^15.
@@ -188,16 +175,7 @@ impl<I: Isa> Units<I> {
     ) -> (I::Floats, I::Floats) {
         let layout = const { F::LAYOUT };
         let stride = if layout.stores_mins() { 2 } else { 1 };
-        let read = |at: usize| match layout.units {
-            true => isa.widen_bytes(&bytes[at]),
-            false => isa.widen_halves(
-                bytes[2 * at..2 * at + 2]
-                    .as_flattened()
-                    .try_into()
-                    .expect("two times eight bytes"),
-            ),
-        };
-        let stored = read(stride * run);
+        let stored = stored_scales::<F, I>(isa, bytes, stride * run);
         let scale = match layout.units {
             true => isa.multiply(stored, self.scale),
             false => stored,
@@ -205,9 +183,24 @@ impl<I: Isa> Units<I> {
         let min = match layout.min {
             Min::Zero => isa.splat(0.0),
             Min::Offset(scales) => isa.multiply(scale, isa.splat(-f32::from(scales))),
-            Min::Stored if layout.units => isa.multiply(read(stride * run + 1), self.min),
-            Min::Stored => read(stride * run + 1),
+            Min::Stored if layout.units => isa.multiply(
+                stored_scales::<F, I>(isa, bytes, stride * run + 1),
+                self.min,
+            ),
+            Min::Stored => stored_scales::<F, I>(isa, bytes, stride * run + 1),
         };
         (scale, min)
+    }
+}
+
+/// Scales or mins `index` of a block: bytes, or halves.
+#[inline(always)]
+fn stored_scales<F: Format, I: Isa>(isa: I, bytes: &[[u8; 8]], index: usize) -> I::Floats {
+    match const { F::LAYOUT.units } {
+        true => isa.widen_bytes(&bytes[index]),
+        false => {
+            let (halves, _) = bytes.as_flattened().as_chunks::<16>();
+            isa.widen_halves(&halves[index])
+        }
     }
 }

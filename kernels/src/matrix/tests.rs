@@ -69,7 +69,9 @@ fn formats() -> impl Strategy<Value = Option<BlockFormat>> {
 
 /// Columns that a format can have: some blocks of it, or any number.
 fn columns(format: Option<BlockFormat>, some: usize) -> usize {
-    format.map_or(some, |format| (some % 5 + 1) * format.weights())
+    format.map_or(some * (1 + some % 2 * 30), |format| {
+        (some % 5 + 1) * format.weights()
+    })
 }
 
 proptest! {
