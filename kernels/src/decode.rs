@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::exp::exp_nonpositive;
+use crate::isa::{Isa, with_isa};
 use crate::lanes;
 use crate::rotation::{rotate, rotate_back};
 use crate::rows::{self, Run};
@@ -30,6 +32,9 @@ impl DecodeHead<'_> {
 
 /// `softmax(q kᵀ / sqrt(D)) v` of each head over its own rows. `out` is `[heads, G, D]` in the order
 /// of `heads`; a head without rows gets zeros.
+///
+/// A head's rows are shared between threads in pieces that depend on the head only, so its answer does not
+/// depend on the heads beside it, to the bit.
 pub fn decode_attention(out: &mut [f32], heads: &[DecodeHead<'_>], head_dim: usize) {
     let work: usize = heads.iter().map(|h| h.rows() * h.queries.len()).sum();
     let Some(first) = heads.first() else { return };
@@ -38,144 +43,330 @@ pub fn decode_attention(out: &mut [f32], heads: &[DecodeHead<'_>], head_dim: usi
     for head in heads {
         assert_eq!(head.queries.len(), len, "groups differ in size");
     }
-    let tasks = out.chunks_exact_mut(len).zip(heads);
-    if work < PARALLEL_MIN {
-        let mut scratch = Scratch::default();
-        tasks.for_each(|(out, head)| scratch.attend(out, head, head_dim));
-    } else {
-        out.par_chunks_exact_mut(len).zip(heads).for_each_init(
-            Scratch::default,
-            |scratch, (out, head)| {
-                scratch.attend(out, head, head_dim);
-            },
+    let pieces: Vec<Piece<'_>> = heads.iter().enumerate().flat_map(pieces).collect();
+    let groups = len / head_dim;
+    let state_len = State::len(groups, head_dim);
+    let mut states = vec![0.0; pieces.len() * state_len];
+    let tasks = states.par_chunks_exact_mut(state_len).zip(&pieces);
+    let fewest = if work < PARALLEL_MIN { pieces.len() } else { 1 };
+    tasks
+        .with_min_len(fewest)
+        .for_each_init(Scratch::default, |scratch, (state, piece)| {
+            let state = State::of(state, groups, head_dim);
+            scratch.attend(state, piece, head_dim);
+        });
+    out.fill(0.0);
+    let mut merged = vec![0.0; state_len];
+    let states = states.chunks_exact_mut(state_len).zip(&pieces);
+    let mut states = states.peekable();
+    while let Some((first, piece)) = states.next() {
+        merged.copy_from_slice(first);
+        let mut merged = State::of(&mut merged, groups, head_dim);
+        while let Some((next, _)) = states.next_if(|(_, next)| next.head == piece.head) {
+            merged.add(State::of(next, groups, head_dim), head_dim);
+        }
+        let out = &mut out[piece.head * len..][..len];
+        merged.finish(out, head_dim);
+    }
+}
+
+/// Rows of a piece at least, but for a head's last one.
+const PIECE_ROWS: usize = 256;
+/// Rows that are multiplied at once.
+const TILE: usize = 8;
+/// Lanes of a vector.
+const LANES: usize = 8;
+
+/// Some runs of one head.
+struct Piece<'a> {
+    /// Index of the head.
+    head: usize,
+    queries: &'a [f32],
+    mean_key: &'a [f32],
+    runs: &'a [Run<'a>],
+}
+
+fn pieces<'a>((index, head): (usize, &'a DecodeHead<'a>)) -> Vec<Piece<'a>> {
+    let mut pieces = Vec::new();
+    let (mut start, mut rows) = (0, 0);
+    for (at, run) in head.runs.iter().enumerate() {
+        rows += run.rows;
+        if rows >= PIECE_ROWS || at + 1 == head.runs.len() {
+            pieces.push(Piece {
+                head: index,
+                queries: head.queries,
+                mean_key: head.mean_key,
+                runs: &head.runs[start..=at],
+            });
+            (start, rows) = (at + 1, 0);
+        }
+    }
+    pieces.retain(|piece| piece.runs.iter().any(|run| run.rows > 0));
+    pieces
+}
+
+/// The softmax of some rows before it is normalised, for each of G queries.
+struct State<'a> {
+    /// `[G]`: the largest logit.
+    max: &'a mut [f32],
+    /// `[G]`: sum of `exp(logit - max)`.
+    sum: &'a mut [f32],
+    /// `[G, D]` each, D rounded up to whole vectors: values by those weights, plain ones, and packed ones as
+    /// rotated codes.
+    values: [&'a mut [f32]; 2],
+}
+
+impl<'a> State<'a> {
+    fn len(groups: usize, head_dim: usize) -> usize {
+        2 * groups * (1 + head_dim.next_multiple_of(LANES))
+    }
+
+    fn of(all: &'a mut [f32], groups: usize, head_dim: usize) -> Self {
+        let (max, rest) = all.split_at_mut(groups);
+        let (sum, rest) = rest.split_at_mut(groups);
+        let (plain, rotated) = rest.split_at_mut(groups * head_dim.next_multiple_of(LANES));
+        Self {
+            max,
+            sum,
+            values: [plain, rotated],
+        }
+    }
+
+    /// Takes in the state of the rows behind.
+    fn add(&mut self, next: State<'_>, head_dim: usize) {
+        let width = head_dim.next_multiple_of(LANES);
+        for g in 0..self.max.len() {
+            let max = self.max[g].max(next.max[g]);
+            let keep = exp_nonpositive(self.max[g] - max);
+            let take = exp_nonpositive(next.max[g] - max);
+            self.max[g] = max;
+            self.sum[g] = self.sum[g] * keep + next.sum[g] * take;
+            for (values, next) in self.values.iter_mut().zip(&next.values) {
+                let part = g * width..(g + 1) * width;
+                for (x, next) in values[part.clone()].iter_mut().zip(&next[part]) {
+                    *x = *x * keep + next * take;
+                }
+            }
+        }
+    }
+
+    /// The weighted values, `[G, D]`.
+    fn finish(&mut self, out: &mut [f32], head_dim: usize) {
+        let width = head_dim.next_multiple_of(LANES);
+        let [plain, rotated] = &mut self.values;
+        let rows = out.chunks_exact_mut(head_dim).zip(&*self.sum);
+        let rows = rows.zip(
+            plain
+                .chunks_exact(width)
+                .zip(rotated.chunks_exact_mut(width)),
         );
+        for ((out, sum), (plain, rotated)) in rows {
+            let rotated = &mut rotated[..head_dim];
+            if rotated.iter().any(|x| *x != 0.0) {
+                rotate_back(rotated);
+            }
+            for ((out, plain), rotated) in out.iter_mut().zip(plain).zip(rotated) {
+                *out = (plain + *rotated) / sum;
+            }
+        }
     }
 }
 
 /// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
-    /// `[G, rows]`.
-    weights: Vec<f32>,
-    /// `[rows, D]` of one run, without their scales.
-    codes: Vec<f32>,
-    /// `[rows]` of one run.
-    scales: Vec<f32>,
-    /// `[G, D]`: what packed rows see of the queries, and add to the output.
-    rotated: Vec<f32>,
+    /// `[2, G, D]`: the queries as plain and as packed rows see them.
+    queries: [Vec<f32>; 2],
+    /// `[G]`: what the mean key adds to the logits of packed rows.
+    constants: Vec<f32>,
+    /// `[G, rows]`, where the rows of each run are rounded up to whole tiles.
+    weights: Vec<[f32; TILE]>,
+    /// `[TILE, D]`: codes of some rows.
+    codes: Vec<[f32; LANES]>,
+    /// `[rows]` of one run, rounded up.
+    scales: Vec<[f32; TILE]>,
 }
 
 impl Scratch {
-    fn attend(&mut self, out: &mut [f32], head: &DecodeHead<'_>, d: usize) {
-        out.fill(0.0);
-        let rows = head.rows();
-        if rows == 0 {
-            return;
+    fn attend(&mut self, state: State<'_>, piece: &Piece<'_>, d: usize) {
+        self.look(piece, d);
+        // Head dims that models have, compiled with that number known.
+        match d.div_ceil(LANES) {
+            8 => with_isa!(isa => self.attend_with::<_, 8>(isa, state, piece, d)),
+            16 => with_isa!(isa => self.attend_with::<_, 16>(isa, state, piece, d)),
+            _ => with_isa!(isa => self.attend_with::<_, 0>(isa, state, piece, d)),
         }
-        self.score(head, d);
-        vectorised!({
-            for weights in self.weights.chunks_exact_mut(rows) {
-                let max = lanes::max(weights);
-                let norm = 1.0 / lanes::exp_and_sum(weights, max);
-                weights.iter_mut().for_each(|w| *w *= norm);
-            }
-        });
-        self.mix(out, head, d);
     }
 
-    /// The logits. A packed key `k = mean + R^-1 scale code`, with `R` the rotation, gives
-    /// `q k = q mean + scale (R q) code`: codes are multiplied as they are.
-    fn score(&mut self, head: &DecodeHead<'_>, d: usize) {
+    /// The queries, padded to whole vectors. A packed key `k = mean + R^-1 scale code`, with `R` the rotation,
+    /// gives `q k = q mean + scale (R q) code`: codes are multiplied as they are.
+    fn look(&mut self, piece: &Piece<'_>, d: usize) {
+        let width = d.next_multiple_of(LANES);
         let norm = 1.0 / (d as f32).sqrt();
-        let rows = head.rows();
-        self.weights.resize(head.queries.len() / d * rows, 0.0);
-        if head.runs.iter().any(|run| run.format.is_packed()) {
-            self.rotated.clear();
-            self.rotated.extend_from_slice(head.queries);
-            self.rotated.chunks_exact_mut(d).for_each(rotate);
+        let packed = piece.runs.iter().any(|run| run.format.is_packed());
+        for queries in &mut self.queries {
+            queries.clear();
         }
-        let mut start = 0;
-        for run in &head.runs {
-            self.load(run, run.keys, d);
-            let packed = run.format.is_packed();
-            let queries = match packed {
-                true => &self.rotated,
-                false => head.queries,
-            };
-            let (codes, scales, weights) = (&self.codes, &self.scales, &mut self.weights);
-            vectorised!({
-                let per_query = weights.chunks_exact_mut(rows);
-                for ((query, weights), plain) in queries
-                    .chunks_exact(d)
-                    .zip(per_query)
-                    .zip(head.queries.chunks_exact(d))
-                {
-                    let weights = &mut weights[start..start + run.rows];
-                    for (w, key) in weights.iter_mut().zip(codes.chunks_exact(d)) {
-                        *w = lanes::dot(query, key) * norm;
-                    }
-                    if packed {
-                        let constant = lanes::dot(plain, head.mean_key) * norm;
-                        for (w, scale) in weights.iter_mut().zip(scales) {
-                            *w = w.mul_add(*scale, constant);
-                        }
-                    }
-                }
-            });
-            start += run.rows;
-        }
-    }
-
-    /// The weighted sum of the values. Packed ones are summed as rotated codes, each weight times its
-    /// scale, and the sum is rotated back.
-    fn mix(&mut self, out: &mut [f32], head: &DecodeHead<'_>, d: usize) {
-        let rows = head.rows();
-        self.rotated.clear();
-        self.rotated.resize(head.queries.len(), 0.0);
-        let mut start = 0;
-        for run in &head.runs {
-            self.load(run, run.values, d);
-            let packed = run.format.is_packed();
-            let sums = match packed {
-                true => &mut self.rotated[..],
-                false => &mut *out,
-            };
-            let (codes, scales, weights) = (&self.codes, &self.scales, &mut self.weights);
-            vectorised!({
-                let per_query = weights.chunks_exact_mut(rows);
-                for (sum, weights) in sums.chunks_exact_mut(d).zip(per_query) {
-                    let weights = &mut weights[start..start + run.rows];
-                    if packed {
-                        weights
-                            .iter_mut()
-                            .zip(scales)
-                            .for_each(|(w, scale)| *w *= scale);
-                    }
-                    for (w, value) in weights.iter().zip(codes.chunks_exact(d)) {
-                        lanes::add_scaled(sum, *w, value);
-                    }
-                }
-            });
-            start += run.rows;
-        }
-        if head.runs.iter().any(|run| run.format.is_packed()) {
-            for (out, rotated) in out
-                .chunks_exact_mut(d)
-                .zip(self.rotated.chunks_exact_mut(d))
-            {
-                rotate_back(rotated);
-                out.iter_mut().zip(rotated).for_each(|(out, x)| *out += *x);
+        self.constants.clear();
+        let [plain, rotated] = &mut self.queries;
+        for query in piece.queries.chunks_exact(d) {
+            let start = plain.len();
+            plain.extend(query.iter().map(|x| x * norm));
+            plain.resize(start + width, 0.0);
+            if packed {
+                rotated.extend_from_slice(&plain[start..start + d]);
+                rotate(&mut rotated[start..]);
+                rotated.resize(start + width, 0.0);
+                self.constants.push(vectorised!({
+                    lanes::dot(&plain[start..start + d], piece.mean_key)
+                }));
             }
         }
     }
 
-    /// The codes and scales of one half of a run.
-    fn load(&mut self, run: &Run<'_>, half: rows::Half<'_>, d: usize) {
-        self.codes.resize(run.rows * d, 0.0);
-        let bytes = run.rows * run.format.code_bytes(d);
-        rows::widen(run.format, &half.codes[..bytes], d, &mut self.codes);
-        self.scales.resize(run.rows, 0.0);
-        rows::widen_scales(half.scales, &mut self.scales);
+    /// V is the number of vectors of a row, or 0 if it is not known.
+    #[inline(always)]
+    fn attend_with<I: Isa, const V: usize>(
+        &mut self,
+        isa: I,
+        state: State<'_>,
+        piece: &Piece<'_>,
+        d: usize,
+    ) {
+        let vectors = if V > 0 { V } else { d.div_ceil(LANES) };
+        let groups = piece.queries.len() / d;
+        let padded = |run: &Run<'_>| run.rows.next_multiple_of(TILE);
+        let rows: usize = piece.runs.iter().map(padded).sum();
+        self.codes.clear();
+        self.codes.resize(TILE * vectors, [0.0; LANES]);
+        self.weights.resize(groups * rows / TILE, [0.0; TILE]);
+        let weights = &mut self.weights[..groups * rows / TILE];
+        let stride = rows / TILE;
+
+        let mut start = 0;
+        for run in piece.runs {
+            read_scales(&mut self.scales, run, run.keys);
+            let packed = run.format.is_packed();
+            let queries = self.queries[usize::from(packed)].as_chunks::<LANES>().0;
+            for (tile, scales) in self.scales.iter().enumerate() {
+                let codes = &mut self.codes[..TILE * vectors];
+                read(isa, codes, run, run.keys, tile, d);
+                let scales = isa.floats(scales);
+                for (g, query) in queries.chunks_exact(vectors).enumerate() {
+                    let mut logits = dot(isa, query, codes);
+                    if packed {
+                        logits = isa.multiply_add(logits, scales, isa.splat(self.constants[g]));
+                    }
+                    isa.store(logits, &mut weights[g * stride + start + tile]);
+                }
+            }
+            start += self.scales.len();
+            // Rows that are not there have no weight.
+            let missing = padded(run) - run.rows;
+            for g in 0..groups {
+                weights[g * stride + start - 1][TILE - missing..].fill(f32::NEG_INFINITY);
+            }
+        }
+        for (g, weights) in weights.chunks_exact_mut(stride).enumerate() {
+            let weights = weights.as_flattened_mut();
+            state.max[g] = lanes::max(weights);
+            state.sum[g] = lanes::exp_and_sum(weights, state.max[g]);
+        }
+        let mut start = 0;
+        for run in piece.runs {
+            read_scales(&mut self.scales, run, run.values);
+            let packed = run.format.is_packed();
+            let sums = state.values[usize::from(packed)].as_chunks_mut::<LANES>().0;
+            for (tile, scales) in self.scales.iter().enumerate() {
+                let codes = &mut self.codes[..TILE * vectors];
+                read(isa, codes, run, run.values, tile, d);
+                for (g, sums) in sums.chunks_exact_mut(vectors).enumerate() {
+                    let weights = &mut weights[g * stride + start + tile];
+                    if packed {
+                        isa.store(
+                            isa.multiply(isa.floats(weights), isa.floats(scales)),
+                            weights,
+                        );
+                    }
+                    add(isa, sums, weights, codes);
+                }
+            }
+            start += self.scales.len();
+        }
+    }
+}
+
+/// The codes of up to eight rows, those of tile `tile`; zeros where there are fewer.
+#[inline(always)]
+fn read<I: Isa>(
+    isa: I,
+    out: &mut [[f32; LANES]],
+    run: &Run<'_>,
+    half: rows::Half<'_>,
+    tile: usize,
+    d: usize,
+) {
+    let vectors = out.len() / TILE;
+    let first = tile * TILE;
+    let valid = TILE.min(run.rows - first);
+    let bytes = run.format.code_bytes(d);
+    let codes = &half.codes[first * bytes..(first + valid) * bytes];
+    let (rows, missing) = out.split_at_mut(valid * vectors);
+    if d == vectors * LANES {
+        rows::widen(isa, run.format, codes, d, rows.as_flattened_mut());
+    } else {
+        for (codes, row) in codes
+            .chunks_exact(bytes)
+            .zip(rows.chunks_exact_mut(vectors))
+        {
+            rows::widen(isa, run.format, codes, d, &mut row.as_flattened_mut()[..d]);
+        }
+    }
+    missing.fill([0.0; LANES]);
+}
+
+/// The scales of a run's rows in tiles; zeros for rows that are not there.
+#[inline(always)]
+fn read_scales(out: &mut Vec<[f32; TILE]>, run: &Run<'_>, half: rows::Half<'_>) {
+    out.clear();
+    out.resize(run.rows.div_ceil(TILE), [0.0; TILE]);
+    rows::widen_scales(half.scales, &mut out.as_flattened_mut()[..run.rows]);
+}
+
+/// Dot products of a query with eight rows.
+#[inline(always)]
+fn dot<I: Isa>(isa: I, query: &[[f32; LANES]], codes: &[[f32; LANES]]) -> I::Floats {
+    let mut sums = [isa.splat(0.0); TILE];
+    for (c, query) in query.iter().enumerate() {
+        let query_part = isa.floats(query);
+        for (row, sum) in sums.iter_mut().enumerate() {
+            *sum = isa.multiply_add(
+                query_part,
+                isa.floats(&codes[row * codes.len() / TILE + c]),
+                *sum,
+            );
+        }
+    }
+    isa.sums(sums)
+}
+
+/// Adds eight rows by their weights.
+#[inline(always)]
+fn add<I: Isa>(isa: I, sums: &mut [[f32; LANES]], weights: &[f32; TILE], codes: &[[f32; LANES]]) {
+    let mut shares = [isa.splat(0.0); TILE];
+    for (share, weight) in shares.iter_mut().zip(weights) {
+        *share = isa.splat(*weight);
+    }
+    for (c, sum) in sums.iter_mut().enumerate() {
+        let mut acc = isa.floats(sum);
+        for (row, share) in shares.iter().enumerate() {
+            acc = isa.multiply_add(
+                *share,
+                isa.floats(&codes[row * codes.len() / TILE + c]),
+                acc,
+            );
+        }
+        isa.store(acc, sum);
     }
 }
 

@@ -9,6 +9,7 @@
 mod decode;
 mod exp;
 mod gemm;
+mod isa;
 mod lanes;
 mod matrix;
 mod norm;

@@ -1,14 +1,10 @@
 //! Weight matrices as the engine multiplies with them.
 
 mod activations;
-#[cfg(target_arch = "x86_64")]
-mod avx2;
 mod dense;
 mod ggml;
-mod isa;
 mod layout;
 mod panels;
-mod portable;
 mod product;
 mod quantised;
 

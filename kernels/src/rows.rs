@@ -13,6 +13,7 @@ mod int8;
 use half::f16;
 use lava_kv::RowFormat;
 
+use crate::isa::Isa;
 use crate::rotation::rotate;
 use crate::vectorised::vectorised;
 
@@ -88,16 +89,22 @@ pub fn mean_key(keys: &[f32], kv_heads: usize, head: usize, head_dim: usize) -> 
     sums.into_iter().map(round).collect()
 }
 
-/// The codes of rows as numbers, without their scales: `[rows, D]` into `out`.
-pub(crate) fn widen(format: RowFormat, codes: &[u8], head_dim: usize, out: &mut [f32]) {
-    vectorised!({
-        match format {
-            RowFormat::F32 | RowFormat::F16 | RowFormat::Bf16 => float::widen(format, codes, out),
-            RowFormat::Int8 => int8::widen(codes, out),
-            RowFormat::Fp8 => fp8::widen(codes, out),
-            RowFormat::Int4 => int4::widen(codes, head_dim, out),
-        }
-    });
+/// The codes of rows as numbers, without their scales: `[rows, D]` into `out`. Compiled for the instructions
+/// of its caller.
+#[inline(always)]
+pub(crate) fn widen<I: Isa>(
+    isa: I,
+    format: RowFormat,
+    codes: &[u8],
+    head_dim: usize,
+    out: &mut [f32],
+) {
+    match format {
+        RowFormat::F32 | RowFormat::F16 | RowFormat::Bf16 => float::widen(isa, format, codes, out),
+        RowFormat::Int8 => int8::widen(isa, codes, out),
+        RowFormat::Fp8 => fp8::widen(codes, out),
+        RowFormat::Int4 => int4::widen(isa, codes, head_dim, out),
+    }
 }
 
 /// The scales of rows, `[rows]` into `out`.
@@ -123,6 +130,7 @@ fn steps_per_one(scale: f16) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::{Portable, with_isa};
     use crate::reference;
     use proptest::prelude::*;
 
@@ -211,7 +219,7 @@ mod tests {
     fn every_byte_of_e4m3_reads_back_as_itself() {
         let numbers: Vec<u8> = (0..=255).filter(|b| b & 0x7f != 0x7f).collect();
         let mut wide = vec![0.0; numbers.len()];
-        widen(RowFormat::Fp8, &numbers, numbers.len(), &mut wide);
+        widen(Portable, RowFormat::Fp8, &numbers, numbers.len(), &mut wide);
         let mut bytes = vec![0; numbers.len()];
         assert_eq!(fp8::encode(&wide, &mut bytes).to_f32(), 1.0);
         assert_eq!(bytes, numbers);
@@ -219,7 +227,7 @@ mod tests {
         let ties = [448.0, 17.0, 19.0, 1.5 / 512.0];
         let (mut bytes, mut read) = ([0; 4], [0.0; 4]);
         fp8::encode(&ties, &mut bytes);
-        widen(RowFormat::Fp8, &bytes, 4, &mut read);
+        widen(Portable, RowFormat::Fp8, &bytes, 4, &mut read);
         assert_eq!(read, [448.0, 16.0, 20.0, 1.0 / 256.0]);
     }
 
@@ -243,7 +251,7 @@ mod tests {
                 }
             }
             let mut wide = vec![f32::NAN; rows * d];
-            widen(format, codes, d, &mut wide);
+            with_isa!(isa => widen(isa, format, codes, d, &mut wide));
             let mut factors = vec![1.0; rows];
             widen_scales(&scales, &mut factors);
             for row in 0..rows {

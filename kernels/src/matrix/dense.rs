@@ -1,6 +1,6 @@
 //! Products with f32 weights. As for quantised ones, an output does not depend on the rows beside it.
 
-use super::isa::Isa;
+use crate::isa::Isa;
 
 /// Rows of a panel.
 pub(super) const PANEL_ROWS: usize = 16;

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 
 use super::activations::{Activations, InputBlock};
 use super::ggml::BlockFormat;
-use super::isa::{Isa, with_isa};
 use super::layout::{BLOCK, Layout};
 use super::quantised::Format;
 use super::{Matrix, Panels, dense, quantised};
+use crate::isa::{Isa, with_isa};
 
 /// Input rows from which threads share rows rather than panels: a matrix is read once per thread then.
 const SHARE_ROWS_MIN: usize = 32;
@@ -194,7 +194,7 @@ pub(super) fn portable(x: &[f32], matrix: &Matrix) -> Vec<f32> {
     match &matrix.panels {
         Panels::Dense(values) => {
             fill_dense(
-                super::portable::Portable,
+                crate::isa::Portable,
                 part,
                 &input,
                 rows,
@@ -206,7 +206,7 @@ pub(super) fn portable(x: &[f32], matrix: &Matrix) -> Vec<f32> {
         Panels::Quantised(format, bytes) => {
             let x = input.codes.as_ref().expect("the input was rounded");
             for_format!(*format, F => {
-                fill_quantised::<F, _>(super::portable::Portable, part, x, rows, bytes, 0..matrix.panels(), matrix.rows)
+                fill_quantised::<F, _>(crate::isa::Portable, part, x, rows, bytes, 0..matrix.panels(), matrix.rows)
             });
         }
     }

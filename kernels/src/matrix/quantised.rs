@@ -4,8 +4,8 @@
 //! product does not depend on the batch that it is part of, to the bit, nor on the machine.
 
 use super::activations::{Activations, InputBlock};
-use super::isa::Isa;
 use super::layout::{Codes, Layout, Min, PANEL_ROWS};
+use crate::isa::Isa;
 
 /// A layout as a type, so that a kernel is compiled for each.
 pub(super) trait Format {

@@ -4,6 +4,7 @@
 use half::f16;
 
 use super::{scale, steps_per_one};
+use crate::isa::Isa;
 use crate::lanes;
 
 const MIDDLE: f32 = 7.5;
@@ -49,15 +50,23 @@ fn level(x: f32) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn widen(bytes: &[u8], head_dim: usize, out: &mut [f32]) {
+pub(super) fn widen<I: Isa>(isa: I, bytes: &[u8], head_dim: usize, out: &mut [f32]) {
+    const NIBBLES: u64 = 0x0f0f_0f0f_0f0f_0f0f;
     let half = head_dim / 2;
     for (bytes, row) in bytes.chunks_exact(half).zip(out.chunks_exact_mut(head_dim)) {
         let (low, high) = row.split_at_mut(half);
-        // Two plain loops, each of which becomes vectors; one with two outputs does not.
-        for (low, byte) in low.iter_mut().zip(bytes) {
-            *low = f32::from(byte & 15) - MIDDLE;
+        let (eights, last) = bytes.as_chunks::<8>();
+        let (lows, last_low) = low.as_chunks_mut();
+        let (highs, last_high) = high.as_chunks_mut();
+        for ((bytes, low), high) in eights.iter().zip(lows).zip(highs) {
+            let bytes = u64::from_le_bytes(*bytes);
+            for (codes, out) in [(bytes, low), (bytes >> 4, high)] {
+                let codes = isa.widen_unsigned(&(codes & NIBBLES).to_le_bytes());
+                isa.store(isa.add(codes, isa.splat(-MIDDLE)), out);
+            }
         }
-        for (high, byte) in high.iter_mut().zip(bytes) {
+        for ((byte, low), high) in last.iter().zip(last_low).zip(last_high) {
+            *low = f32::from(byte & 15) - MIDDLE;
             *high = f32::from(byte >> 4) - MIDDLE;
         }
     }

@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::{scale, steps_per_one};
+use crate::isa::Isa;
 use crate::lanes;
 
 const MIDDLE: f32 = 127.5;
@@ -20,8 +21,12 @@ pub(super) fn encode(row: &[f32], bytes: &mut [u8]) -> f16 {
 }
 
 #[inline(always)]
-pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
-    for (byte, out) in bytes.iter().zip(out) {
+pub(super) fn widen<I: Isa>(isa: I, bytes: &[u8], out: &mut [f32]) {
+    let ((eights, last), (outs, last_outs)) = (bytes.as_chunks(), out.as_chunks_mut());
+    for (bytes, out) in eights.iter().zip(outs) {
+        isa.store(isa.add(isa.widen_unsigned(bytes), isa.splat(-MIDDLE)), out);
+    }
+    for (byte, out) in last.iter().zip(last_outs) {
         *out = f32::from(*byte) - MIDDLE;
     }
 }

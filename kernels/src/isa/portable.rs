@@ -2,11 +2,11 @@
 
 use half::f16;
 
-use super::isa::Isa;
+use super::Isa;
 
 /// Any machine. The compiler makes of the loops what the machine has.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Portable;
+pub(crate) struct Portable;
 
 impl Isa for Portable {
     type Bytes = [u8; 32];
@@ -97,8 +97,26 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn widen_unsigned(self, from: &[u8; 8]) -> [f32; 8] {
+        from.map(f32::from)
+    }
+
+    #[inline(always)]
     fn widen_bytes(self, from: &[u8; 8]) -> [f32; 8] {
         from.map(|byte| f32::from(byte as i8))
+    }
+
+    #[inline(always)]
+    fn sums(self, of: [[f32; 8]; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| {
+            let x = of[i];
+            ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]))
+        })
+    }
+
+    #[inline(always)]
+    fn add(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] + b[i])
     }
 
     #[inline(always)]

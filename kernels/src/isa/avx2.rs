@@ -5,11 +5,11 @@ use core::arch::x86_64::{__m128i, __m256, __m256i, _mm256_cvtph_ps};
 
 use pulp::cast;
 
-use super::isa::Isa;
+use super::Isa;
 
 pulp::simd_type!({
     /// Proof that the machine has the instructions.
-    pub(super) struct Avx2 {
+    pub(crate) struct Avx2 {
         sse2: f!("sse2"),
         avx: f!("avx"),
         avx2: f!("avx2"),
@@ -118,10 +118,33 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn widen_unsigned(self, from: &[u8; 8]) -> __m256 {
+        let bytes: [u64; 2] = [u64::from_le_bytes(*from), 0];
+        let ints = self.avx2._mm256_cvtepu8_epi32(cast(bytes));
+        self.avx._mm256_cvtepi32_ps(ints)
+    }
+
+    #[inline(always)]
     fn widen_bytes(self, from: &[u8; 8]) -> __m256 {
         let bytes: [u64; 2] = [u64::from_le_bytes(*from), 0];
         let ints = self.avx2._mm256_cvtepi8_epi32(cast(bytes));
         self.avx._mm256_cvtepi32_ps(ints)
+    }
+
+    #[inline(always)]
+    fn sums(self, of: [__m256; 8]) -> __m256 {
+        let pairs = |a: usize| self.avx._mm256_hadd_ps(of[a], of[a + 1]);
+        let fours = |a: usize| self.avx._mm256_hadd_ps(pairs(a), pairs(a + 2));
+        // Lanes 0..4 of each are sums of the low halves of four vectors, lanes 4..8 those of the high halves.
+        let (first, second) = (fours(0), fours(4));
+        let low = self.avx._mm256_permute2f128_ps::<0x20>(first, second);
+        let high = self.avx._mm256_permute2f128_ps::<0x31>(first, second);
+        self.avx._mm256_add_ps(low, high)
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        self.avx._mm256_add_ps(a, b)
     }
 
     #[inline(always)]

@@ -1,8 +1,16 @@
-//! The vector instructions of the matrix kernels: one trait, an implementation for AVX2 and one of plain
-//! arrays for every other machine. All are exact or correctly rounded, so both give equal bits.
+//! The vector instructions of the kernels: one trait, an implementation for AVX2 and one of plain arrays for
+//! every other machine. All are exact or correctly rounded, so both give equal bits.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+pub(crate) use portable::Portable;
 
 /// Eight lanes of 32 bits, seen as bytes, 16-bit words, integers or floats.
-pub(super) trait Isa: Copy {
+pub(crate) trait Isa: Copy {
     /// 32 unsigned bytes.
     type Bytes: Copy;
     /// 16 signed words.
@@ -39,8 +47,13 @@ pub(super) trait Isa: Copy {
     fn widen_ints(self, ints: Self::Ints) -> Self::Floats;
     /// Eight numbers in half precision, little-endian.
     fn widen_halves(self, from: &[u8; 16]) -> Self::Floats;
+    /// In lane `i` the sum of the lanes of vector `i`, taken in pairs of neighbours.
+    fn sums(self, of: [Self::Floats; 8]) -> Self::Floats;
+    /// Eight bytes, 0..=255.
+    fn widen_unsigned(self, from: &[u8; 8]) -> Self::Floats;
     /// Eight signed bytes.
     fn widen_bytes(self, from: &[u8; 8]) -> Self::Floats;
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     fn multiply(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a b + c`, rounded once.
     fn multiply_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
@@ -51,9 +64,9 @@ pub(super) trait Isa: Copy {
 macro_rules! with_isa {
     ($isa:ident => $body:expr) => {{
         #[cfg(target_arch = "x86_64")]
-        let avx2 = crate::matrix::avx2::Avx2::try_new();
+        let avx2 = crate::isa::Avx2::try_new();
         #[cfg(not(target_arch = "x86_64"))]
-        let avx2: Option<crate::matrix::portable::Portable> = None;
+        let avx2: Option<crate::isa::Portable> = None;
         match avx2 {
             Some($isa) => {
                 let once = crate::vectorised::Once;
@@ -66,11 +79,11 @@ macro_rules! with_isa {
                 )
             }
             None => {
-                let $isa = crate::matrix::portable::Portable;
+                let $isa = crate::isa::Portable;
                 crate::vectorised::vectorised!({ $body })
             }
         }
     }};
 }
 
-pub(super) use with_isa;
+pub(crate) use with_isa;
