@@ -9,6 +9,7 @@ mod bench;
 mod coordinator;
 mod drain;
 mod eval;
+mod files;
 mod generate;
 mod golden;
 mod model;
@@ -48,7 +49,7 @@ enum Command {
     Generate(Box<options::Generate>),
     /// Measure what policies and budgets cost in quality.
     Eval(Box<eval::Eval>),
-    /// Measure how fast the engine is.
+    /// Measure how fast the engine is, or a server under load.
     Bench(bench::Bench),
     /// Compare the engine with a golden file; fails past the tolerances.
     Golden(options::Golden),

@@ -8,7 +8,7 @@ use clap::Args;
 use lava_cluster::Registry;
 use lava_coordinator::CoordinatorMetrics;
 use lava_decode_worker::{DecodeSection, DecodeWorker};
-use lava_node::{Health, HttpConfig, Shutdown, TelemetryConfig};
+use lava_node::{Health, HttpConfig, Metrics, Shutdown, TelemetryConfig};
 use lava_prefill_worker::{PrefillSection, PrefillWorker};
 use lava_worker::{Membership, ModelSection};
 use serde::Deserialize;
@@ -30,11 +30,11 @@ pub(crate) struct Serve {
 /// All of `serve.toml`: the sections of the three roles.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct ServeConfig {
-    listen: lava_coordinator::ListenConfig,
-    http: HttpConfig,
-    telemetry: TelemetryConfig,
-    model: ModelSection,
+pub(crate) struct ServeConfig {
+    pub(crate) listen: lava_coordinator::ListenConfig,
+    pub(crate) http: HttpConfig,
+    pub(crate) telemetry: TelemetryConfig,
+    pub(crate) model: ModelSection,
     limits: lava_coordinator::LimitsConfig,
     defaults: lava_coordinator::DefaultsConfig,
     workers: lava_coordinator::WorkersConfig,
@@ -49,57 +49,118 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
     if options.model.is_some() {
         config.model.path.clone_from(&options.model);
     }
-    config.prefill.check()?;
-    config.decode.check()?;
-    config.model.path_and_name()?;
-    if !config.workers.addresses.is_empty() {
-        bail!(
-            "`workers.addresses` is given, but `lava serve` has its own workers; use `lava coordinator`"
-        );
-    }
-    let plan = lava_coordinator::Config {
-        listen: config.listen.clone(),
-        limits: config.limits.clone(),
-        defaults: config.defaults.clone(),
-        workers: config.workers.clone(),
-        retry: config.retry.clone(),
-        drain: config.drain.clone(),
-        ..Default::default()
-    }
-    .into_plan()?;
+    let (telemetry, http) = (config.telemetry.clone(), config.http.clone());
+    let plan = config.into_plan()?;
     block_on(async {
-        let mut process = Process::start(&config.telemetry, &config.http)?;
-        let listener = listen(config.listen.address).await?;
-        let loaded = load(&config.model).await?;
-        let metrics = &mut process.metrics;
-        let prefill = PrefillWorker::new(config.prefill, loaded.clone(), metrics);
-        let decode = DecodeWorker::new(config.decode, loaded, metrics);
-        let counters = CoordinatorMetrics::register(metrics);
+        let mut process = Process::start(&telemetry, &http)?;
+        let roles = Roles::load(plan, &mut process.metrics).await?;
         let health = Health::new();
-        let judged = health.clone();
-        let shutdown = process.observe(&judged).await?;
+        let shutdown = process.observe(&health).await?;
+        roles.run(health, shutdown).await
+    })
+}
 
+impl ServeConfig {
+    /// Checks everything.
+    pub(crate) fn into_plan(self) -> Result<ServePlan> {
+        self.prefill.check()?;
+        self.decode.check()?;
+        self.model.path_and_name()?;
+        if !self.workers.addresses.is_empty() {
+            bail!(
+                "`workers.addresses` is given, but `lava serve` has its own workers; use `lava coordinator`"
+            );
+        }
+        let address = self.listen.address;
+        let coordinator = lava_coordinator::Config {
+            listen: self.listen,
+            limits: self.limits,
+            defaults: self.defaults,
+            workers: self.workers,
+            retry: self.retry,
+            drain: self.drain,
+            ..Default::default()
+        };
+        Ok(ServePlan {
+            address,
+            coordinator: coordinator.into_plan()?,
+            model: self.model,
+            prefill: self.prefill,
+            decode: self.decode,
+        })
+    }
+}
+
+/// A configuration that makes sense.
+pub(crate) struct ServePlan {
+    address: SocketAddr,
+    coordinator: lava_coordinator::Plan,
+    model: ModelSection,
+    prefill: PrefillSection,
+    decode: DecodeSection,
+}
+
+/// The three roles with their model in memory, before they serve.
+pub(crate) struct Roles {
+    listener: TcpListener,
+    coordinator: lava_coordinator::Plan,
+    counters: CoordinatorMetrics,
+    prefill: PrefillWorker,
+    decode: DecodeWorker,
+}
+
+impl Roles {
+    /// Takes the port and loads the model.
+    pub(crate) async fn load(plan: ServePlan, metrics: &mut Metrics) -> Result<Self> {
+        let listener = listen(plan.address).await?;
+        let loaded = load(&plan.model).await?;
+        Ok(Self {
+            listener,
+            coordinator: plan.coordinator,
+            prefill: PrefillWorker::new(plan.prefill, loaded.clone(), metrics),
+            decode: DecodeWorker::new(plan.decode, loaded, metrics),
+            counters: CoordinatorMetrics::register(metrics),
+        })
+    }
+
+    /// Where clients come in.
+    pub(crate) fn address(&self) -> Result<SocketAddr> {
+        let address = self.listener.local_addr();
+        address.context("a bound socket has an address")
+    }
+
+    /// Serves until `shutdown` is triggered and the answers under way have ended.
+    pub(crate) async fn run(self, health: Health, shutdown: Shutdown) -> Result<()> {
+        let address = self.address()?;
+        let judged = health.clone();
         let registry = Registry::memory();
         // The workers go on until the coordinator has no request left.
         let workers_end = Shutdown::new();
         let (prefill_at, prefill_membership) = join(&registry, "prefill").await?;
         let (decode_at, decode_membership) = join(&registry, "decode").await?;
         let (prefill_health, decode_health) = (Health::new(), Health::new());
-        let prefilling = prefill.serve(
+        let prefilling = self.prefill.serve(
             prefill_at,
             prefill_membership,
             prefill_health.clone(),
             workers_end.clone(),
         );
-        let decoding = decode.serve(
+        let decoding = self.decode.serve(
             decode_at,
             decode_membership,
             decode_health.clone(),
             workers_end.clone(),
         );
-        tracing::info!(address = %listener.local_addr()?, "all roles ready");
+        tracing::info!(%address, "all roles ready");
         let coordinating = async {
-            let run = lava_coordinator::run(plan, registry, listener, counters, health, shutdown);
+            let run = lava_coordinator::run(
+                self.coordinator,
+                registry,
+                self.listener,
+                self.counters,
+                health,
+                shutdown,
+            );
             let ended = run.await;
             workers_end.trigger();
             ended
@@ -119,7 +180,7 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
             }
             () = watching => Ok(()),
         }
-    })
+    }
 }
 
 /// A loopback port for a worker, and its entry in the registry.

@@ -26,6 +26,11 @@ impl Dice {
         (product >> 64) as usize
     }
 
+    /// Uniform, at least 0 and below 1, in steps of 2^-53.
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     /// One of `items`, which is not empty.
     pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]

@@ -92,6 +92,24 @@ impl<R: BufRead> Lines<R> {
     }
 
     pub(crate) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<Line<T>>, LineError> {
+        let (file, expected) = (self.file.clone(), self.expected);
+        let Some(line) = self.next_bytes()? else {
+            return Ok(None);
+        };
+        let number = line.number;
+        match serde_json::from_slice(line.value) {
+            Ok(value) => Ok(Some(Line { number, value })),
+            Err(source) => Err(LineError::Broken {
+                file,
+                line: number,
+                expected,
+                source,
+            }),
+        }
+    }
+
+    /// The next line as it is, with its end.
+    pub(crate) fn next_bytes(&mut self) -> Result<Option<Line<&[u8]>>, LineError> {
         loop {
             self.bytes.clear();
             self.number += 1;
@@ -111,21 +129,14 @@ impl<R: BufRead> Lines<R> {
                     max: LINE_BYTES_MAX,
                 });
             }
-            if self.bytes.iter().all(u8::is_ascii_whitespace) {
-                continue;
+            if !self.bytes.iter().all(u8::is_ascii_whitespace) {
+                break;
             }
-            let value =
-                serde_json::from_slice(&self.bytes).map_err(|source| LineError::Broken {
-                    file: self.file.clone(),
-                    line: self.number,
-                    expected: self.expected,
-                    source,
-                })?;
-            return Ok(Some(Line {
-                number: self.number,
-                value,
-            }));
         }
+        Ok(Some(Line {
+            number: self.number,
+            value: &self.bytes,
+        }))
     }
 }
 

@@ -1,8 +1,9 @@
 //! What does a budget cost in quality? This crate owns the questions (tasks and readers of
 //! published data sets), the marks (metrics), the arithmetic over them (intervals, paired
 //! differences), who answers (a model in this process, or a server), the file of results, and the
-//! report. Only `local` knows a model and only `served` a network; the rest is text and numbers.
-//! `lava eval` calls it.
+//! report. Only `local` knows a model and only `served` and `load` a network; the rest is text and numbers.
+//! `lava eval` calls it. What a load costs in time is asked here too: `bench` measures the engine alone,
+//! `load` a server under requests that do not wait for each other.
 //!
 //! A *sample* is one question with its answers, a *record* what one policy with one budget made
 //! of one sample. Scores lie between 0 and 1; a report multiplies by 100 where it says so.
@@ -47,6 +48,8 @@ pub mod local;
 pub mod served;
 
 pub mod run;
+
+pub mod load;
 
 /// What went wrong with whoever answers.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -90,19 +90,8 @@ impl Served {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let unreachable = |source| Error::Connect {
-            address: address.to_owned(),
-            source,
-        };
         let (client, model) = runtime.block_on(async {
-            let channel = Endpoint::from_shared(format!("http://{address}"))
-                .map_err(unreachable)?
-                .connect_timeout(CONNECT_TIMEOUT)
-                .connect()
-                .await
-                .map_err(unreachable)?;
-            let mut client =
-                InferenceClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
+            let mut client = connect(address).await?;
             let model = pick(&mut client, model).await?;
             Ok::<_, Error>((client, model))
         })?;
@@ -163,11 +152,7 @@ impl Served {
             }),
             max_tokens: Some(sample.max_tokens as u32),
             policy: variant.method.to_string(),
-            budget_form: variant.budget.map(|budget| match budget {
-                Budget::Entries(entries) => BudgetForm::Budget(entries),
-                Budget::Share { milli } => BudgetForm::BudgetShareMilli(milli),
-                Budget::Bytes(bytes) => BudgetForm::BudgetBytes(bytes),
-            }),
+            budget_form: variant.budget.map(budget_form),
             row_format: variant.format.to_string(),
             ..Default::default()
         };
@@ -226,7 +211,31 @@ impl Served {
     }
 }
 
-async fn pick(
+/// A connection to the coordinator at `address` (host:port).
+pub(crate) async fn connect(address: &str) -> Result<InferenceClient<Channel>, Error> {
+    let unreachable = |source| Error::Connect {
+        address: address.to_owned(),
+        source,
+    };
+    let channel = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(unreachable)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connect()
+        .await
+        .map_err(unreachable)?;
+    Ok(InferenceClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+pub(crate) fn budget_form(budget: Budget) -> BudgetForm {
+    match budget {
+        Budget::Entries(entries) => BudgetForm::Budget(entries),
+        Budget::Share { milli } => BudgetForm::BudgetShareMilli(milli),
+        Budget::Bytes(bytes) => BudgetForm::BudgetBytes(bytes),
+    }
+}
+
+/// The model of this name, or the only one.
+pub(crate) async fn pick(
     client: &mut InferenceClient<Channel>,
     name: Option<&str>,
 ) -> Result<v1::Model, Error> {

@@ -5,6 +5,7 @@
 mod asking;
 mod bad_input;
 mod bench;
+mod bench_serve;
 mod budgets;
 mod clients;
 mod cluster;

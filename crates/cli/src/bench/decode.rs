@@ -1,0 +1,74 @@
+//! `lava bench decode`: how fast the engine is on this machine.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use lava::Method;
+use lava_engine::RowFormat;
+use lava_lab::bench::{self, DecodeSettings};
+
+use crate::options::Weights;
+use crate::report::bytes;
+use crate::{model, progress};
+
+/// Arguments of `lava bench decode`.
+#[derive(Args)]
+pub(super) struct Decode {
+    /// Folder with config.json and safetensors, a .gguf file, or a Hub name (owner/model).
+    #[arg(long)]
+    model: String,
+    /// Sequences of a step.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+    /// Entries kept per layer and KV head, the window included, on average.
+    #[arg(long, default_value_t = 1024)]
+    budget: usize,
+    /// Tokens of the prompt.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    prompt_tokens: u32,
+    /// Which rows are kept.
+    #[arg(long, default_value = "lava-peaks")]
+    policy: Method,
+    /// What is compared; the first is what the others are compared with.
+    #[arg(long, value_delimiter = ',', default_value = "f16,int8,fp8,int4")]
+    row_formats: Vec<RowFormat>,
+    /// Steps of a round.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Rounds; medians are shown.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How weights are held.
+    #[arg(long, value_enum, default_value_t = Weights::Stored)]
+    weights: Weights,
+}
+
+pub(super) fn run(options: &Decode) -> Result<()> {
+    let files = model::find(&options.model)?;
+    let model = progress::load(&files, options.weights.into())?;
+    let settings = DecodeSettings {
+        batch: options.batch.into(),
+        method: options.policy,
+        budget: options.budget,
+        prompt_tokens: options.prompt_tokens as usize,
+        steps: options.steps as usize,
+        rounds: options.rounds as usize,
+        formats: options.row_formats.clone(),
+    };
+    let rates = bench::decode(&model, &settings)?;
+    let first = rates.first().context("give a row format")?.format;
+    println!(
+        "decode of {} sequences, {} entries kept of {} tokens, medians of {} rounds of {} steps",
+        options.batch, options.budget, options.prompt_tokens, options.rounds, options.steps
+    );
+    println!("rows     cache     tokens/s  of {first}'s");
+    for rate in rates {
+        println!(
+            "{:<6} {:>9} {:>10.1} {:>8.2}",
+            rate.format.name(),
+            bytes(rate.cache_bytes),
+            rate.tokens_per_second,
+            rate.ratio
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Who is asked.
+
+use lava_proto::v1;
+use lava_proto::v1::inference_client::InferenceClient;
+use tonic::transport::Channel;
+
+use crate::served::{Error, connect, pick};
+
+/// Requests that share a connection. HTTP/2 lets a server bound them, and then a client holds the others
+/// back, which would look like a slow server.
+const CONNECTION_REQUESTS: usize = 256;
+
+/// One model of a coordinator.
+#[derive(Debug, Clone)]
+pub struct Target {
+    clients: Vec<InferenceClient<Channel>>,
+    model: v1::Model,
+}
+
+impl Target {
+    /// Connects to the coordinator at `address` (host:port), so often that `in_flight_max` requests do
+    /// not stand in each other's way, and picks a model by name, or the only one.
+    ///
+    /// # Errors
+    /// Nobody answers, or the model is not there.
+    pub async fn connect(
+        address: &str,
+        model: Option<&str>,
+        in_flight_max: usize,
+    ) -> Result<Target, Error> {
+        let mut first = connect(address).await?;
+        let model = pick(&mut first, model).await?;
+        let mut clients = vec![first];
+        for _ in 1..in_flight_max.div_ceil(CONNECTION_REQUESTS) {
+            clients.push(connect(address).await?);
+        }
+        Ok(Target { clients, model })
+    }
+
+    /// Its name.
+    pub fn model(&self) -> &str {
+        &self.model.name
+    }
+
+    /// Most tokens of a prompt and its answer together.
+    pub fn context_tokens(&self) -> u32 {
+        self.model.context_tokens
+    }
+
+    /// Token ids.
+    pub(super) fn vocabulary(&self) -> u32 {
+        self.model.vocabulary
+    }
+
+    /// The connection of request `index`: they take turns.
+    pub(super) fn client(&self, index: usize) -> InferenceClient<Channel> {
+        self.clients[index % self.clients.len()].clone()
+    }
+}
