@@ -1,6 +1,7 @@
 //! `lava bench`: how fast the engine is on this machine, and a server under load.
 
 mod decode;
+mod engine;
 mod serve;
 
 use anyhow::Result;
@@ -17,6 +18,8 @@ pub(crate) struct Bench {
 enum What {
     /// Tokens per second of a batch over caches of one budget, for each row format.
     Decode(decode::Decode),
+    /// Tokens per second and memory of prompts and of batches, over lengths, budgets and batch sizes.
+    Engine(engine::Engine),
     /// Latencies and throughput of a coordinator under requests that do not wait for each other.
     Serve(Box<serve::Serve>),
 }
@@ -24,6 +27,7 @@ enum What {
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match &bench.what {
         What::Decode(options) => decode::run(options),
+        What::Engine(options) => engine::run(options),
         What::Serve(options) => serve::run(options),
     }
 }

@@ -12,6 +12,7 @@ mod eval;
 mod files;
 mod generate;
 mod golden;
+mod heap;
 mod model;
 mod options;
 mod process;

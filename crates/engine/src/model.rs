@@ -229,10 +229,10 @@ impl Layer {
 
     /// The residual stream after attention and MLP. `x` is `[T, hidden]`, `attended` `[T, Hq, D]`.
     pub(crate) fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
-        let x = (x + self.output.forward(&attended.flatten_from(1)?)?)?;
+        let x = ops::add(x, &self.output.forward(&attended.flatten_from(1)?)?)?;
         let y = ops::rms_norm(&x, &self.mlp_norm, self.epsilon)?;
         let [gate, up] = Linear::forward_each([&self.gate, &self.up], &y)?;
         let y = ops::silu_product(&gate, &up)?;
-        x + self.down.forward(&y)?
+        ops::add(&x, &self.down.forward(&y)?)
     }
 }

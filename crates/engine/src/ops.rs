@@ -33,6 +33,12 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], epsilon: f32) -> Result<Tenso
     Tensor::from_vec(out, x.shape(), &Device::Cpu)
 }
 
+/// `x + y`. candle's own sum runs on a thread pool of its own, which spins beside ours.
+pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let out = with_values(x, |x| with_values(y, |y| lava_kernels::add(x, y)))??;
+    Tensor::from_vec(out, x.shape(), &Device::Cpu)
+}
+
 /// `silu(gate) * up`, element by element.
 pub(crate) fn silu_product(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let out = with_values(gate, |gate| {

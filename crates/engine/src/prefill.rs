@@ -17,7 +17,7 @@ use crate::ops;
 use crate::pool::PagePool;
 
 /// Tokens of one block inside a layer: what bounds the activations of projections and MLP.
-const BLOCK_TOKENS: usize = 512;
+pub(crate) const BLOCK_TOKENS: usize = 512;
 
 /// What to prefill, and how much of it to keep.
 #[derive(Clone, Debug)]

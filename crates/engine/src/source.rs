@@ -32,6 +32,31 @@ impl ModelFiles {
         }
     }
 
+    /// Bytes of the files that hold weights.
+    ///
+    /// # Errors
+    /// They cannot be looked at.
+    pub fn bytes(&self) -> Result<u64, LoadError> {
+        let io = |file: &Path| {
+            let file = file.to_owned();
+            |source| LoadError::Io { file, source }
+        };
+        let len = |file: &Path| Ok(std::fs::metadata(file).map_err(io(file))?.len());
+        match self {
+            Self::Gguf(file) => len(file),
+            Self::Folder(folder) => {
+                let mut bytes = 0;
+                for entry in std::fs::read_dir(folder).map_err(io(folder))? {
+                    let file = entry.map_err(io(folder))?.path();
+                    if file.extension().is_some_and(|end| end == "safetensors") {
+                        bytes += len(&file)?;
+                    }
+                }
+                Ok(bytes)
+            }
+        }
+    }
+
     /// Finds a model by path, or fetches it from the Hub: `owner/model` is a safetensors repository,
     /// `owner/model/file.gguf` one file. Fetched files stay in the Hub's own cache. `progress`
     /// shows the client's progress bars.

@@ -1,10 +1,10 @@
-//! `lava bench decode`: how fast the engine is on this machine.
+//! `lava bench decode`: what row formats cost and gain.
 
 use anyhow::{Context, Result};
 use clap::Args;
 use lava::Method;
 use lava_engine::RowFormat;
-use lava_lab::bench::{self, DecodeSettings};
+use lava_lab::bench::{self, DecodeCase, Rounds};
 
 use crate::options::Weights;
 use crate::report::bytes;
@@ -45,26 +45,29 @@ pub(super) struct Decode {
 pub(super) fn run(options: &Decode) -> Result<()> {
     let files = model::find(&options.model)?;
     let model = progress::load(&files, options.weights.into())?;
-    let settings = DecodeSettings {
-        batch: options.batch.into(),
+    let case = |&format| DecodeCase {
+        prompt_tokens: options.prompt_tokens as usize,
         method: options.policy,
         budget: options.budget,
-        prompt_tokens: options.prompt_tokens as usize,
-        steps: options.steps as usize,
-        rounds: options.rounds as usize,
-        formats: options.row_formats.clone(),
+        format,
+        batch: options.batch.into(),
     };
-    let rates = bench::decode(&model, &settings)?;
-    let first = rates.first().context("give a row format")?.format;
+    let cases: Vec<DecodeCase> = options.row_formats.iter().map(case).collect();
+    let first = cases.first().context("give a row format")?.format;
+    let rounds = Rounds {
+        rounds: options.rounds as usize,
+        steps: options.steps as usize,
+    };
+    let rates = bench::decode(&model, &cases, rounds)?;
     println!(
         "decode of {} sequences, {} entries kept of {} tokens, medians of {} rounds of {} steps",
         options.batch, options.budget, options.prompt_tokens, options.rounds, options.steps
     );
     println!("rows     cache     tokens/s  of {first}'s");
-    for rate in rates {
+    for (case, rate) in cases.iter().zip(rates) {
         println!(
             "{:<6} {:>9} {:>10.1} {:>8.2}",
-            rate.format.name(),
+            case.format.name(),
             bytes(rate.cache_bytes),
             rate.tokens_per_second,
             rate.ratio

@@ -1,0 +1,164 @@
+//! How fast batches decode over compact caches.
+
+use std::time::Instant;
+
+use lava::Method;
+use lava_engine::{EngineError, Model, PagePool, PrefillRequest, Prefilled, Turn};
+use lava_kv::RowFormat;
+
+use super::{median, prompt};
+
+/// Ids that are fed in turn; every vocabulary has them.
+const FED: u32 = 100;
+
+/// A batch that is decoded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodeCase {
+    /// N.
+    pub prompt_tokens: usize,
+    /// Which rows are kept.
+    pub method: Method,
+    /// b, in entries.
+    pub budget: usize,
+    /// How they are stored.
+    pub format: RowFormat,
+    /// Sequences of a step.
+    pub batch: usize,
+}
+
+/// How long is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Rounds {
+    /// Rounds. All cases take turns in each, so that a noisy minute hits them alike.
+    pub rounds: usize,
+    /// Steps of a round.
+    pub steps: usize,
+}
+
+/// What one case came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodeRate {
+    /// Bytes of one sequence's cache, as prefill leaves it.
+    pub cache_bytes: usize,
+    /// Bytes that the whole prompt's keys and values take in half precision.
+    pub full_bytes: usize,
+    /// Tokens of all sequences per second: median over the rounds.
+    pub tokens_per_second: f64,
+    /// Its rate over that of the first case in the same round: median over the rounds.
+    pub ratio: f64,
+}
+
+/// Prefills arbitrary prompts, each length once for all its cases, and decodes batches of their caches. Every
+/// step of a round adds a row to each; a round begins with what prefill left.
+///
+/// # Errors
+/// A prompt does not fit the model or a budget its policy.
+///
+/// # Panics
+/// If there are no cases, or a number of theirs or of `rounds` is 0.
+pub fn decode(
+    model: &Model,
+    cases: &[DecodeCase],
+    rounds: Rounds,
+) -> Result<Vec<DecodeRate>, EngineError> {
+    let mut groups = groups(cases);
+    for group in &mut groups {
+        group.prefill(model, rounds.steps)?;
+    }
+    let mut rates = vec![Vec::new(); cases.len()];
+    // One that is not counted.
+    for round in 0..=rounds.rounds {
+        for (case, rates) in cases.iter().zip(&mut rates) {
+            let group = groups.iter_mut().find(|group| group.holds(case));
+            let batch = &mut group.expect("every case has its group").caches[..case.batch];
+            let rate = run(model, batch, rounds.steps)?;
+            if round > 0 {
+                rates.push(rate);
+            }
+        }
+    }
+    let config = model.config();
+    let entries = config.layers * config.kv_heads;
+    let entry_bytes = RowFormat::F16.entry_bytes(config.head_dim);
+    let ratios = |of: &[f64]| {
+        of.iter()
+            .zip(&rates[0])
+            .map(|(rate, first)| rate / first)
+            .collect()
+    };
+    let found = cases.iter().zip(&rates).map(|(case, of)| {
+        let group = groups.iter().find(|group| group.holds(case));
+        DecodeRate {
+            cache_bytes: group.map_or(0, |group| group.caches[0].cache.stored_bytes()),
+            full_bytes: case.prompt_tokens * entries * entry_bytes,
+            tokens_per_second: median(of.clone()),
+            ratio: median(ratios(of)),
+        }
+    });
+    Ok(found.collect())
+}
+
+/// Caches that differ in nothing: cases use as many of them as they have sequences.
+struct Group {
+    case: DecodeCase,
+    caches: Vec<Prefilled>,
+}
+
+fn groups(cases: &[DecodeCase]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for case in cases {
+        match groups.iter_mut().find(|group| group.holds(case)) {
+            Some(group) => group.case.batch = group.case.batch.max(case.batch),
+            None => groups.push(Group {
+                case: case.clone(),
+                caches: Vec::new(),
+            }),
+        }
+    }
+    groups
+}
+
+impl Group {
+    fn holds(&self, case: &DecodeCase) -> bool {
+        let batch = self.case.batch;
+        let case = DecodeCase {
+            batch,
+            ..case.clone()
+        };
+        case == self.case
+    }
+
+    fn prefill(&mut self, model: &Model, steps: usize) -> Result<(), EngineError> {
+        let case = &self.case;
+        let tokens = prompt(model, case.prompt_tokens);
+        let request = PrefillRequest {
+            tokens: &tokens,
+            method: case.method,
+            budget: case.budget,
+            format: case.format,
+            appended_max: steps,
+        };
+        let page_bytes = model.config().page_bytes();
+        let pages = case.batch * request.pages_max(model, page_bytes);
+        let pool = PagePool::new(page_bytes, pages);
+        self.caches = model.prefill_each(&vec![request; case.batch], &pool)?;
+        Ok(())
+    }
+}
+
+/// Tokens per second of some steps, which are undone.
+fn run(model: &Model, batch: &mut [Prefilled], steps: usize) -> Result<f64, EngineError> {
+    let marks: Vec<_> = batch.iter().map(|one| one.cache.mark()).collect();
+    let began = Instant::now();
+    for step in 0..steps {
+        let token = step as u32 % FED;
+        let caches = batch.iter_mut().map(|one| &mut one.cache);
+        let mut turns: Vec<Turn<'_>> = caches.map(|cache| Turn { token, cache }).collect();
+        model.step(&mut turns)?;
+    }
+    let rate = (steps * batch.len()) as f64 / began.elapsed().as_secs_f64();
+    for (one, mark) in batch.iter_mut().zip(&marks) {
+        one.cache.rewind(mark);
+    }
+    Ok(rate)
+}
