@@ -406,8 +406,14 @@ mod tests {
                     let (key_scale, scale) =
                         (&mut key_scales[i * s..][..s], &mut scales[i * s..][..s]);
                     if format.is_packed() {
-                        rows::pack_key(format, key, mean, key_codes, key_scale);
-                        rows::pack_value(format, value, codes, scale);
+                        let relative = key.iter().zip(mean).map(|(key, mean)| key - mean);
+                        rows::pack(
+                            format,
+                            &mut relative.collect::<Vec<_>>(),
+                            key_codes,
+                            key_scale,
+                        );
+                        rows::pack(format, &mut value.to_vec(), codes, scale);
                     } else {
                         rows::store(format, key, key_codes);
                         rows::store(format, value, codes);

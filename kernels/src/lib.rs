@@ -30,7 +30,7 @@ pub use prefill::{AttentionShape, causal_attention};
 pub use residual::add;
 pub use rope::rotate_halves;
 pub use rotation::{rotate, rotate_back};
-pub use rows::{Half, Run, mean_key, pack_key, pack_value, store};
+pub use rows::{Half, HeadRows, Run, mean_key, pack_rows, store};
 pub use silu::silu_product;
 pub use window::{Observed, Wanted, observe, output_grams, value_norms, value_output_norms};
 

@@ -12,6 +12,7 @@ mod int8;
 
 use half::f16;
 use lava_kv::RowFormat;
+use rayon::prelude::*;
 
 use crate::isa::Isa;
 use crate::rotation::rotate;
@@ -47,24 +48,72 @@ pub fn store(format: RowFormat, row: &[f32], codes: &mut [u8]) {
     float::store(format, row, codes);
 }
 
-/// Packs a key: its difference to `mean` (see [`mean_key`]), rotated. `codes` and `scale` are its bytes.
-pub fn pack_key(format: RowFormat, key: &[f32], mean: &[f32], codes: &mut [u8], scale: &mut [u8]) {
-    let relative = key.iter().zip(mean).map(|(key, mean)| key - mean);
-    pack(format, relative.collect(), codes, scale);
+/// Rows of one head among all of a layer's.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadRows<'a> {
+    /// `[N, Hkv, D]`.
+    pub all: &'a [f32],
+    /// Hkv.
+    pub kv_heads: usize,
+    /// D.
+    pub head_dim: usize,
+    /// Which head.
+    pub head: usize,
 }
 
-/// Packs a value, rotated. `codes` and `scale` are its bytes.
-pub fn pack_value(format: RowFormat, value: &[f32], codes: &mut [u8], scale: &mut [u8]) {
-    pack(format, value.to_vec(), codes, scale);
+impl<'a> HeadRows<'a> {
+    /// The head's row of a position, `[D]`.
+    pub fn row(&self, position: usize) -> &'a [f32] {
+        &self.all[(position * self.kv_heads + self.head) * self.head_dim..][..self.head_dim]
+    }
 }
 
-fn pack(format: RowFormat, mut row: Vec<f32>, codes: &mut [u8], scale: &mut [u8]) {
-    rotate(&mut row);
+/// Rows that a thread packs at a time.
+const PACKED_ROWS: usize = 32;
+
+/// Packs the rows of some positions, rotated; keys relative to a mean (see [`mean_key`]). The answer is the
+/// codes of all rows and then their scales, as they lie on the wire.
+///
+/// # Panics
+/// If the format is not packed, or a position is not there.
+pub fn pack_rows(
+    format: RowFormat,
+    rows: HeadRows<'_>,
+    positions: &[usize],
+    mean: Option<&[f32]>,
+) -> Vec<u8> {
+    let (code_bytes, scale_bytes) = (format.code_bytes(rows.head_dim), format.scale_bytes());
+    let mut packed = vec![0; positions.len() * (code_bytes + scale_bytes)];
+    let (codes, scales) = packed.split_at_mut(positions.len() * code_bytes);
+    codes
+        .par_chunks_mut(PACKED_ROWS * code_bytes)
+        .zip(scales.par_chunks_mut(PACKED_ROWS * scale_bytes))
+        .zip(positions.par_chunks(PACKED_ROWS))
+        .for_each_init(
+            || vec![0.0; rows.head_dim],
+            |row, ((codes, scales), positions)| {
+                let codes = codes.chunks_exact_mut(code_bytes);
+                let places = codes.zip(scales.chunks_exact_mut(scale_bytes));
+                for ((codes, scale), &position) in places.zip(positions) {
+                    row.copy_from_slice(rows.row(position));
+                    if let Some(mean) = mean {
+                        row.iter_mut().zip(mean).for_each(|(x, mean)| *x -= mean);
+                    }
+                    pack(format, row, codes, scale);
+                }
+            },
+        );
+    packed
+}
+
+/// Packs one row, which is rotated on the way. `codes` and `scale` are its bytes.
+pub(crate) fn pack(format: RowFormat, row: &mut [f32], codes: &mut [u8], scale: &mut [u8]) {
+    rotate(row);
     let scale_of_row = vectorised!({
         match format {
-            RowFormat::Int8 => int8::encode(&row, codes),
-            RowFormat::Fp8 => fp8::encode(&row, codes),
-            RowFormat::Int4 => int4::encode(&row, codes),
+            RowFormat::Int8 => int8::encode(row, codes),
+            RowFormat::Fp8 => fp8::encode(row, codes),
+            RowFormat::Int4 => int4::encode(row, codes),
             RowFormat::F32 | RowFormat::F16 | RowFormat::Bf16 => {
                 unreachable!("float rows are stored")
             }
@@ -73,18 +122,19 @@ fn pack(format: RowFormat, mut row: Vec<f32>, codes: &mut [u8], scale: &mut [u8]
     scale.copy_from_slice(&scale_of_row.to_le_bytes());
 }
 
-/// The mean key of one head: of `keys` `[N, Hkv, D]`, rounded to half precision, as packed rows are
-/// relative to it and as it travels. Zeros for an empty prompt.
-pub fn mean_key(keys: &[f32], kv_heads: usize, head: usize, head_dim: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; head_dim];
-    let rows = keys.chunks_exact(kv_heads * head_dim);
-    let count = rows.len().max(1) as f64;
-    for row in rows {
-        let key = &row[head * head_dim..][..head_dim];
-        sums.iter_mut()
-            .zip(key)
-            .for_each(|(sum, x)| *sum += f64::from(*x));
-    }
+/// The mean key of one head over the prompt, rounded to half precision, as packed rows are relative to it and
+/// as it travels. Zeros for an empty prompt.
+pub fn mean_key(keys: HeadRows<'_>) -> Vec<f32> {
+    let mut sums = vec![0.0f64; keys.head_dim];
+    let tokens = keys.all.len() / (keys.kv_heads * keys.head_dim);
+    vectorised!({
+        for position in 0..tokens {
+            for (sum, x) in sums.iter_mut().zip(keys.row(position)) {
+                *sum += f64::from(*x);
+            }
+        }
+    });
+    let count = tokens.max(1) as f64;
     let round = |sum: f64| f16::from_f64(sum / count).to_f32().clamp(-65504.0, 65504.0);
     sums.into_iter().map(round).collect()
 }
@@ -140,7 +190,7 @@ mod tests {
         let codes = &mut bytemuck::cast_slice_mut(&mut codes)[..format.code_bytes(row.len())];
         let mut scale = vec![0; format.scale_bytes()];
         match format.is_packed() {
-            true => pack_value(format, row, codes, &mut scale),
+            true => pack(format, &mut row.to_vec(), codes, &mut scale),
             false => store(format, row, codes),
         }
         reference::read_row(format, codes, &scale)
@@ -246,7 +296,7 @@ mod tests {
                 let values = normal_row(d, seed.wrapping_add(row as u64));
                 let codes = &mut codes[row * code_bytes..][..code_bytes];
                 match format.is_packed() {
-                    true => pack_value(format, &values, codes, &mut scales[2 * row..][..2]),
+                    true => pack(format, &mut values.clone(), codes, &mut scales[2 * row..][..2]),
                     false => store(format, &values, codes),
                 }
             }
@@ -272,11 +322,13 @@ mod tests {
             let (kv_heads, d, n) = (3, 16, 40);
             let mut keys = normal_row(n * kv_heads * d, seed);
             keys.iter_mut().for_each(|x| *x += 300.0);
-            let mean = mean_key(&keys, kv_heads, 1, d);
-            let key = &keys[(5 * kv_heads + 1) * d..][..d];
-            let (mut codes, mut scale) = (vec![0; d], [0; 2]);
-            pack_key(RowFormat::Int8, key, &mean, &mut codes, &mut scale);
-            let read = reference::read_row(RowFormat::Int8, &codes, &scale);
+            let rows = HeadRows { all: &keys, kv_heads, head_dim: d, head: 1 };
+            let mean = mean_key(rows);
+            let packed = pack_rows(RowFormat::Int8, rows, &[7, 5], Some(&mean));
+            // Codes of both, then their scales.
+            let (codes, scales) = packed.split_at(2 * d);
+            let read = reference::read_row(RowFormat::Int8, &codes[d..], &scales[2..]);
+            let key = rows.row(5);
             for ((read, mean), key) in read.iter().zip(&mean).zip(key) {
                 prop_assert!((read + f64::from(*mean) - f64::from(*key)).abs() < 0.05);
             }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use half::f16;
-use lava_kernels::{mean_key, pack_key, pack_value, store};
+use lava_kernels::{HeadRows, mean_key, pack_rows, store};
 use lava_kv::CacheShape;
 
 use crate::pool::Reservation;
@@ -97,32 +97,29 @@ impl RaggedCache {
         }
     }
 
-    /// Sets what the packed keys of a layer's heads are relative to, from all keys of the layer,
-    /// `[N, Hkv, D]`. Comes before their rows.
-    pub(crate) fn set_means(&mut self, layer: usize, keys: &[f32]) {
-        let (kv_heads, d) = (self.shape.kv_heads, self.shape.head_dim);
-        if self.shape.format.is_packed() {
-            for head in 0..kv_heads {
-                self.tables[layer * kv_heads + head].mean_key = mean_key(keys, kv_heads, head, d);
-            }
-        }
-    }
-
-    /// Adds the next of the rows that prefill leaves to a head: `key` and `value` are `[D]`.
-    pub(crate) fn push(&mut self, layer: usize, head: usize, key: &[f32], value: &[f32]) {
-        let index = layer * self.shape.kv_heads + head;
-        let (packed, _) = self.place(self.tables[index].rows());
-        if !packed {
-            return self.append(layer, head, key, value);
+    /// Adds the rows that prefill leaves to a head: those of `positions`, in their order, out of all rows of
+    /// the layer.
+    pub(crate) fn fill(
+        &mut self,
+        layer: usize,
+        keys: HeadRows<'_>,
+        values: HeadRows<'_>,
+        positions: &[usize],
+    ) {
+        let head = keys.head;
+        let (wide, others) = positions.split_at(self.shape.wide_rows.min(positions.len()));
+        for &position in wide {
+            self.append(layer, head, keys.row(position), values.row(position));
         }
         let format = self.shape.format;
-        let PageTable {
-            mean_key, packed, ..
-        } = &mut self.tables[index];
-        packed.push(&mut self.reservation, |half, codes, scale| match half {
-            0 => pack_key(format, key, mean_key, codes, scale),
-            _ => pack_value(format, value, codes, scale),
-        });
+        let table = &mut self.tables[layer * self.shape.kv_heads + head];
+        if format.is_packed() {
+            table.mean_key = mean_key(keys);
+            let keys = pack_rows(format, keys, others, Some(&table.mean_key));
+            let values = pack_rows(format, values, others, None);
+            let packed = &mut table.packed;
+            packed.append(&mut self.reservation, &keys, &values);
+        }
     }
 
     /// Adds the row of a new token to a head: `key` and `value` are `[D]`.
@@ -258,9 +255,21 @@ mod tests {
         PagePool::new(4 * RowFormat::F16.entry_bytes(8), 12)
     }
 
-    /// Keys are `x`, values `-x`.
-    fn push(cache: &mut RaggedCache, head: usize, x: usize) {
-        cache.push(0, head, &[x as f32; 8], &[-(x as f32); 8]);
+    /// Keys are `0, 1, ...`, values their negatives.
+    fn fill(cache: &mut RaggedCache, head: usize, rows: usize) {
+        let kv_heads = cache.layer(0).len();
+        let all: Vec<f32> = (0..rows)
+            .flat_map(|x| vec![x as f32; 8 * kv_heads])
+            .collect();
+        let negatives: Vec<f32> = all.iter().map(|x| -x).collect();
+        let of = |all| HeadRows {
+            all,
+            kv_heads,
+            head_dim: 8,
+            head,
+        };
+        let positions: Vec<usize> = (0..rows).collect();
+        cache.fill(0, of(&all), of(&negatives), &positions);
     }
 
     fn contents(cache: &RaggedCache) -> Vec<u8> {
@@ -276,13 +285,13 @@ mod tests {
     fn a_truncation_frees_whole_pages_and_a_drop_frees_all() {
         let pool = pool();
         let mut plain = cache(&pool, 2, 20, RowFormat::F16);
-        (0..11).for_each(|i| push(&mut plain, 0, i));
-        push(&mut plain, 1, 0);
+        fill(&mut plain, 0, 11);
+        fill(&mut plain, 1, 1);
         assert_eq!((plain.rows(), plain.pages()), (12, 4));
         plain.truncate(0, 0, 8);
         assert_eq!((plain.rows(), plain.pages()), (9, 3));
         plain.truncate(0, 0, 5);
-        push(&mut plain, 0, 50);
+        plain.append(0, 0, &[50.0; 8], &[-50.0; 8]);
         let mut bytes = Vec::new();
         plain.copy_rows(0, 0, 4..6, &mut bytes);
         let halves = bytes
@@ -299,7 +308,7 @@ mod tests {
     fn packed_rows_have_pages_of_their_own() {
         let pool = pool();
         let mut packed = cache(&pool, 1, 40, RowFormat::Int4);
-        (0..13).for_each(|i| push(&mut packed, 0, i));
+        fill(&mut packed, 0, 13);
         // Two rows in half precision; 11 in int4, of which a page of 128 bytes holds ten.
         assert_eq!((packed.rows(), packed.pages()), (13, 3));
         assert_eq!(packed.stored_bytes(), 2 * 32 + 11 * 12 + 16);
@@ -332,8 +341,8 @@ mod tests {
             let pool = PagePool::new(4 * RowFormat::F32.entry_bytes(8), 12);
             let mut cache = cache(&pool, 2, 7, format);
             // One head ends in the middle of a page, the other with one.
-            (0..6).for_each(|i| push(&mut cache, 0, i));
-            (0..4).for_each(|i| push(&mut cache, 1, i));
+            fill(&mut cache, 0, 6);
+            fill(&mut cache, 1, 4);
             let state = |cache: &RaggedCache| {
                 (
                     contents(cache),
@@ -366,8 +375,7 @@ mod tests {
         for format in RowFormat::ALL {
             let (here, there) = (pool(), pool());
             let mut source = cache(&here, 1, 30, format);
-            source.set_means(0, &[[1.0; 8], [4.0; 8]].concat());
-            (0..11).for_each(|i| push(&mut source, 0, i));
+            fill(&mut source, 0, 11);
             let mut target = cache(&there, 1, 30, format);
             let mut means = Vec::new();
             source.copy_means(0, &mut means);

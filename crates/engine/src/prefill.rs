@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Result as CandleResult, Tensor};
 use lava::{Cascade, LayerScores, Method, ObservedRows, Shape};
+use lava_kernels::HeadRows;
 use lava_kv::{CacheShape, RowFormat};
 
 use crate::cache::RaggedCache;
@@ -334,15 +335,17 @@ fn gather(
     let (tokens, kv_heads, d) = full.key().dims3()?;
     let window = tokens - cascade.window_rows()..tokens;
     ops::with_values(full.key(), |keys| {
-        cache.set_means(layer, keys);
         ops::with_values(full.value(), |values| {
             for head in 0..kv_heads {
+                let rows = |all| HeadRows {
+                    all,
+                    kv_heads,
+                    head_dim: d,
+                    head,
+                };
                 let kept = cascade.head_order(layer, head).iter().map(|&i| i as usize);
-                for position in window.clone().chain(kept) {
-                    let row =
-                        (position * kv_heads + head) * d..(position * kv_heads + head + 1) * d;
-                    cache.push(layer, head, &keys[row.clone()], &values[row]);
-                }
+                let positions: Vec<usize> = window.clone().chain(kept).collect();
+                cache.fill(layer, rows(keys), rows(values), &positions);
             }
         })
     })?
