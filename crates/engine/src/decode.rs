@@ -53,7 +53,7 @@ impl Model {
             let projected = layer.project(&x, &angles)?;
             append(batch, index, &projected)?;
             let attended = attend(batch, index, &projected.query)?;
-            x = layer.finish(&x, &attended)?;
+            x = layer.finish(&x, attended)?;
         }
         for turn in batch {
             turn.cache.advance();

@@ -228,11 +228,18 @@ impl Layer {
     }
 
     /// The residual stream after attention and MLP. `x` is `[T, hidden]`, `attended` `[T, Hq, D]`.
-    pub(crate) fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
+    pub(crate) fn finish(&self, x: &Tensor, attended: Tensor) -> Result<Tensor> {
         let x = ops::add(x, &self.output.forward(&attended.flatten_from(1)?)?)?;
-        let y = ops::rms_norm(&x, &self.mlp_norm, self.epsilon)?;
-        let [gate, up] = Linear::forward_each([&self.gate, &self.up], &y)?;
-        let y = ops::silu_product(&gate, &up)?;
+        drop(attended);
+        let y = self.gated(&x)?;
         ops::add(&x, &self.down.forward(&y)?)
+    }
+
+    /// The inside of the MLP, `[T, hidden]` to `[T, intermediate]`.
+    fn gated(&self, x: &Tensor) -> Result<Tensor> {
+        let y = ops::rms_norm(x, &self.mlp_norm, self.epsilon)?;
+        let [gate, up] = Linear::forward_each([&self.gate, &self.up], &y)?;
+        drop(y);
+        ops::silu_product(&gate, &up)
     }
 }

@@ -27,14 +27,22 @@ impl LastQueries {
     }
 
     /// `queries` is `[T, Hq, D]` of the next tokens.
-    pub(crate) fn push(&mut self, queries: Tensor) -> CandleResult<()> {
-        let all = match self.queries.take() {
-            Some(before) => Tensor::cat(&[&before, &queries], 0)?,
-            None => queries,
-        };
-        let (tokens, _hq, _d) = all.dims3()?;
-        let rows = self.rows.min(tokens);
-        self.queries = Some(all.narrow(0, tokens - rows, rows)?.contiguous()?);
+    pub(crate) fn push(&mut self, queries: &Tensor) -> CandleResult<()> {
+        let (tokens, _hq, _d) = queries.dims3()?;
+        let taken = self.rows.min(tokens);
+        // A copy: a narrow view would keep all of them.
+        let new = queries
+            .narrow(0, tokens - taken, taken)?
+            .force_contiguous()?;
+        self.queries = Some(match self.queries.take() {
+            Some(before) => {
+                let (there, _hq, _d) = before.dims3()?;
+                let kept = (self.rows - taken).min(there);
+                let before = before.narrow(0, there - kept, kept)?;
+                Tensor::cat(&[&before, &new], 0)?
+            }
+            None => new,
+        });
         Ok(())
     }
 }

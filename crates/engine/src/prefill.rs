@@ -12,7 +12,7 @@ use lava_kv::{CacheShape, RowFormat};
 use crate::cache::RaggedCache;
 use crate::error::EngineError;
 use crate::full_kv::{FullKv, FullKvCount};
-use crate::model::{Layer, Model};
+use crate::model::{Layer, Model, Projected};
 use crate::observer::{LastQueries, Observer};
 use crate::ops;
 use crate::pool::PagePool;
@@ -307,11 +307,16 @@ impl Block {
     ) -> CandleResult<()> {
         let projected = layer.project(&self.x, &self.angles)?;
         full.write(self.start, &projected)?;
+        queries.push(&projected.query)?;
         let end = self.start + self.x.dims2()?.0;
         let (key, value) = full.first(end)?;
-        let attended = ops::causal_attention(&projected.query, &key, &value)?;
-        self.x = layer.finish(&self.x, &attended)?;
-        queries.push(projected.query)
+        // What is not needed any more makes room for what comes: the MLP is the largest part of a block.
+        let attended = {
+            let Projected { query, .. } = projected;
+            ops::causal_attention(&query, &key, &value)?
+        };
+        self.x = layer.finish(&self.x, attended)?;
+        Ok(())
     }
 }
 

@@ -10,8 +10,8 @@ pub struct PrefillBytes {
     pub hidden: usize,
     /// One layer's keys and values of all tokens.
     pub full_kv: usize,
-    /// The largest set of activations of one block that exist at one time: those of the MLP, or those of
-    /// attention with its input.
+    /// The activations of one block that exist at one time: those of the MLP, or those of attention if they
+    /// are more.
     pub block: usize,
 }
 
@@ -24,10 +24,10 @@ impl PrefillBytes {
             config.q_heads * config.head_dim,
             config.kv_heads * config.head_dim,
         );
-        // Normalised input, its rounded form at 1.5 bytes a value, gate, up, their product.
-        let mlp = 4 * (2 * config.hidden + 3 * config.intermediate) + config.intermediate * 3 / 2;
-        // Normalised input, queries before and after RoPE, keys likewise, values, output.
-        let attention = 4 * (config.hidden + 3 * queries + 3 * kv);
+        // The residual stream, gate, up, their product.
+        let mlp = 4 * (config.hidden + 3 * config.intermediate);
+        // The normalised input; queries before and after RoPE; keys likewise; values.
+        let attention = 4 * (config.hidden + 2 * queries + 3 * kv);
         Self {
             hidden: tokens * config.hidden * 4,
             full_kv: 2 * tokens * kv * 4,

@@ -8,6 +8,9 @@ use lava_kv::RowFormat;
 
 use super::{median, prompt};
 
+/// Tokens of the prompts that are not counted: more than a window, so that they are scored.
+const WARM_UP_TOKENS: usize = 200;
+
 /// A prompt that is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PrefillCase {
@@ -61,6 +64,15 @@ pub fn prefill(
     heap: Heap,
 ) -> Result<Vec<PrefillCost>, EngineError> {
     let mut runs = vec![Vec::new(); cases.len()];
+    // What is computed once per model is not a prompt's cost.
+    for case in cases {
+        let prompt_tokens = case.prompt_tokens.min(WARM_UP_TOKENS);
+        let case = PrefillCase {
+            prompt_tokens,
+            ..case.clone()
+        };
+        run(model, &case, heap)?;
+    }
     for _ in 0..rounds {
         for (case, runs) in cases.iter().zip(&mut runs) {
             runs.push(run(model, case, heap)?);
