@@ -48,6 +48,15 @@ impl Matrix {
         Self { rows, cols, panels }
     }
 
+    /// Of f32 values, row by row, rounded to [`BlockFormat::Q8_0`].
+    ///
+    /// # Panics
+    /// If there are not `rows * cols` values, or a row is not whole blocks.
+    pub fn q8_0(values: &[f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(values.len(), rows * cols);
+        Self::quantised(BlockFormat::Q8_0, &ggml::q8_0_blocks(values), rows, cols)
+    }
+
     /// Number of rows: outputs of a product.
     pub fn rows(&self) -> usize {
         self.rows

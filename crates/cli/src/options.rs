@@ -118,6 +118,9 @@ pub(crate) enum Weights {
     Stored,
     /// Everything as f32.
     F32,
+    /// Everything in 8 bits, a quarter of f32.
+    #[value(name = "q8_0", alias = "q8-0")]
+    Q8_0,
 }
 
 impl From<Weights> for WeightFormat {
@@ -125,6 +128,7 @@ impl From<Weights> for WeightFormat {
         match weights {
             Weights::Stored => Self::Stored,
             Weights::F32 => Self::F32,
+            Weights::Q8_0 => Self::Q8_0,
         }
     }
 }

@@ -53,6 +53,9 @@ pub enum WeightsName {
     Stored,
     /// Widened at load.
     F32,
+    /// Rounded to 8 bits at load.
+    #[serde(rename = "q8_0")]
+    Q8_0,
 }
 
 impl From<WeightsName> for WeightFormat {
@@ -60,6 +63,7 @@ impl From<WeightsName> for WeightFormat {
         match name {
             WeightsName::Stored => Self::Stored,
             WeightsName::F32 => Self::F32,
+            WeightsName::Q8_0 => Self::Q8_0,
         }
     }
 }

@@ -211,3 +211,24 @@ fn three_bit_scales(bytes: &[u8]) -> [i8; 16] {
         (low | high << 4) as i8 - 32
     })
 }
+
+/// Values as blocks of [`BlockFormat::Q8_0`]: multiples of a 127th of a block's largest.
+pub(super) fn q8_0_blocks(values: &[f32]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.len() / 32 * BlockFormat::Q8_0.bytes());
+    for block in values.chunks_exact(32) {
+        let largest = block.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        // NaN if a value is not finite, so that it is noticed.
+        let poison: f32 = block.iter().map(|x| x * 0.0).sum();
+        let unit = f16::from_f32(largest / 127.0 + poison);
+        bytes.extend(unit.to_le_bytes());
+        let per_one = match unit.to_f32() {
+            0.0 => 0.0,
+            unit => 1.0 / unit,
+        };
+        let codes = block
+            .iter()
+            .map(|x| (x * per_one).round_ties_even().clamp(-127.0, 127.0));
+        bytes.extend(codes.map(|code| code as i8 as u8));
+    }
+    bytes
+}

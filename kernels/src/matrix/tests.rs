@@ -163,3 +163,20 @@ fn packed_weights_keep_nearly_their_size() {
     let expected = "Q4_0 1.00, Q4_1 1.00, Q5_0 1.18, Q5_1 1.17, Q8_0 1.00, Q2K 1.95, Q3K 1.33, Q4K 1.03, Q5K 1.20, Q6K 1.00";
     assert_eq!(shown.join(", "), expected);
 }
+
+#[test]
+fn rounding_to_8_bits_errs_by_half_a_step() {
+    let mut draw = Draw(3);
+    let values = draw.values(5 * 96);
+    let read = Matrix::q8_0(&values, 5, 96).widen();
+    for (block, read) in values.chunks(32).zip(read.chunks(32)) {
+        let step = block.iter().fold(0.0f32, |largest, x| largest.max(x.abs())) / 127.0;
+        for (x, read) in block.iter().zip(read) {
+            assert!(
+                (x - read).abs() < 0.51 * step,
+                "{x} became {read}, steps of {step}"
+            );
+        }
+    }
+    assert_eq!(Matrix::q8_0(&[0.0; 32], 1, 32).widen(), [0.0; 32]);
+}
