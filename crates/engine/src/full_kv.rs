@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::model::Projected;
-
 /// How many layers' full K and V exist at once, over one prefill.
 #[derive(Debug, Default)]
 pub(crate) struct FullKvCount {
@@ -36,9 +34,9 @@ impl<'a> FullKv<'a> {
     }
 
     /// Writes the rows of tokens from `start`.
-    pub(crate) fn write(&self, start: usize, projected: &Projected) -> Result<()> {
-        self.key.slice_set(&projected.key, 0, start)?;
-        self.value.slice_set(&projected.value, 0, start)
+    pub(crate) fn write(&self, start: usize, key: &Tensor, value: &Tensor) -> Result<()> {
+        self.key.slice_set(key, 0, start)?;
+        self.value.slice_set(value, 0, start)
     }
 
     /// The first `tokens` keys and values.

@@ -1,5 +1,6 @@
 //! The decoder: one model for every supported family.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::{Device, Result, Tensor};
@@ -49,6 +50,18 @@ pub(crate) struct Projected {
     pub(crate) query: Tensor,
     pub(crate) key: Tensor,
     pub(crate) value: Tensor,
+}
+
+impl Projected {
+    /// Those of some of the tokens.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        let part = |x: &Tensor| x.narrow(0, rows.start, rows.len());
+        Ok(Self {
+            query: part(&self.query)?,
+            key: part(&self.key)?,
+            value: part(&self.value)?,
+        })
+    }
 }
 
 impl Model {

@@ -7,9 +7,9 @@ use lava_kernels::{Observed, Wanted, value_norms, value_output_norms};
 
 use crate::error::EngineError;
 use crate::full_kv::FullKv;
+use crate::keeping::Keeping;
 use crate::model::Layer;
 use crate::ops;
-use crate::prefill::Keeping;
 
 /// The queries of the last tokens, collected over blocks.
 pub(crate) struct LastQueries {

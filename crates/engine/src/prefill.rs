@@ -1,21 +1,19 @@
 //! A prompt through the model, layer by layer: full attention, then scores, then only what the
-//! budget keeps. At any time one layer's full K and V exist.
+//! budget keeps. At any time one layer's full K and V of a prompt exist.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use candle_core::{Result as CandleResult, Tensor};
-use lava::{Cascade, LayerScores, Method, ObservedRows, Shape};
-use lava_kernels::HeadRows;
+use lava::{Cascade, Method, Shape};
 use lava_kv::{CacheShape, RowFormat};
 
 use crate::cache::RaggedCache;
 use crate::error::EngineError;
-use crate::full_kv::{FullKv, FullKvCount};
-use crate::model::{Layer, Model, Projected};
-use crate::observer::{LastQueries, Observer};
-use crate::ops;
+use crate::keeping::Keeping;
+use crate::model::Model;
+use crate::pass::{Pass, run};
 use crate::pool::PagePool;
+use crate::prefix::PrefixCache;
 
 /// Tokens of one block inside a layer: what bounds the activations of projections and MLP.
 pub(crate) const BLOCK_TOKENS: usize = 512;
@@ -66,6 +64,8 @@ pub struct PrefillStats {
     pub total: Duration,
     /// Scores, ranking and gathering of kept rows.
     pub scoring: Duration,
+    /// Tokens at the front of the prompt whose keys and values were there already.
+    pub reused_tokens: usize,
     /// Most layers whose full K and V existed at one time.
     pub full_kv_layers_peak: usize,
     /// Most pages in use at one time.
@@ -106,19 +106,30 @@ impl PrefillRequest<'_> {
         decoding.max(cache.pages_max(page_bytes, peak, 0))
     }
 
-    fn cache_shape(&self, model: &Model) -> CacheShape {
+    pub(crate) fn cache_shape(&self, model: &Model) -> CacheShape {
         let tokens = self.tokens.len();
         let config = model.config();
         config.cache_shape(tokens, &self.method, self.budget, self.format)
     }
 
-    fn shape(&self, model: &Model) -> Shape {
+    pub(crate) fn shape(&self, model: &Model) -> Shape {
         Shape {
             layers: model.config().layers,
             kv_heads: model.config().kv_heads,
             tokens: self.tokens.len(),
         }
     }
+}
+
+/// What is called after each layer; it may stop the prefill.
+pub type AfterLayer<'a> = dyn FnMut(LayerDone<'_>) -> ControlFlow<()> + 'a;
+
+/// One of several prompts that are computed together.
+pub struct PrefillJob<'a> {
+    /// What to prefill.
+    pub request: PrefillRequest<'a>,
+    /// What is called after each of its layers.
+    pub after_layer: &'a mut AfterLayer<'a>,
 }
 
 impl Model {
@@ -131,17 +142,14 @@ impl Model {
         &self,
         request: &PrefillRequest<'_>,
         pool: &PagePool,
-        after_layer: &mut dyn FnMut(LayerDone<'_>) -> ControlFlow<()>,
+        after_layer: &mut AfterLayer<'_>,
     ) -> Result<Prefilled, EngineError> {
-        let mut after = |layer: usize, keepings: &[Keeping<'_>]| {
-            after_layer(LayerDone {
-                layer,
-                cascade: &keepings[0].cascade,
-                cache: &keepings[0].cache,
-            })
-        };
-        let mut all = self.run(std::slice::from_ref(request), pool, &mut after)?;
-        Ok(all.pop().expect("one request gives one answer"))
+        let keeping = Keeping::new(self, request, pool)?;
+        let pass = Pass::new(self, request.tokens, vec![keeping], None)?;
+        let mut after = |_pass: usize, done: LayerDone<'_>| after_layer(done);
+        let mut results = run(self, vec![pass], &mut after);
+        let mut prefilled = results.remove(0)?;
+        Ok(prefilled.remove(0))
     }
 
     /// Runs a prompt once and keeps a cache for each of `requests`, which differ in everything but their
@@ -157,201 +165,56 @@ impl Model {
         requests: &[PrefillRequest<'_>],
         pool: &PagePool,
     ) -> Result<Vec<Prefilled>, EngineError> {
-        self.run(requests, pool, &mut |_, _| ControlFlow::Continue(()))
-    }
-
-    fn run(
-        &self,
-        requests: &[PrefillRequest<'_>],
-        pool: &PagePool,
-        after_layer: &mut dyn FnMut(usize, &[Keeping<'_>]) -> ControlFlow<()>,
-    ) -> Result<Vec<Prefilled>, EngineError> {
-        let began = Instant::now();
         let tokens = requests[0].tokens;
         assert!(
             requests.iter().all(|request| request.tokens == tokens),
             "requests of one pass have the same tokens"
         );
-        let mut keepings = Vec::with_capacity(requests.len());
-        for request in requests {
-            request.check(self)?;
-            keepings.push(Keeping::new(self, request, pool)?);
-        }
-        let count = FullKvCount::default();
-
-        let mut blocks = self.blocks(tokens)?;
-        let full_shape = (tokens.len(), self.config().kv_heads, self.config().head_dim);
-        let rows = keepings.iter().map(Keeping::observing_rows).max();
-        for (index, layer) in self.layers().iter().enumerate() {
-            let full = FullKv::new(full_shape, &count)?;
-            let mut queries = LastQueries::new(rows.unwrap_or(0));
-            for block in &mut blocks {
-                block.advance(layer, &full, &mut queries)?;
-            }
-            let mut observer = Observer::new(layer, &full, queries);
-            for keeping in &mut keepings {
-                observer.expect(keeping);
-            }
-            for keeping in &mut keepings {
-                keeping.layer(index, &mut observer)?;
-            }
-            if after_layer(index, &keepings).is_break() {
-                return Err(EngineError::Cancelled { layer: index });
-            }
-        }
-        let last = blocks.pop().expect("a prompt has at least one block");
-        let (rows, _hidden) = last.x.dims2()?;
-        let logits = self.logits(&last.x.narrow(0, rows - 1, 1)?)?;
-        let logits = logits.flatten_all()?.to_vec1::<f32>()?;
-        let total = began.elapsed();
-        let prefilled = |keeping: Keeping<'_>| Prefilled {
-            logits: logits.clone(),
-            stats: PrefillStats {
-                total,
-                full_kv_layers_peak: count.peak(),
-                ..keeping.stats
-            },
-            cache: keeping.cache,
-            cascade: keeping.cascade,
-        };
-        Ok(keepings.into_iter().map(prefilled).collect())
+        let keepings: Result<Vec<_>, _> = requests
+            .iter()
+            .map(|request| Keeping::new(self, request, pool))
+            .collect();
+        let pass = Pass::new(self, tokens, keepings?, None)?;
+        run(self, vec![pass], &mut |_, _| ControlFlow::Continue(())).remove(0)
     }
 
-    fn blocks(&self, tokens: &[u32]) -> CandleResult<Vec<Block>> {
-        let mut start = 0;
-        tokens
-            .chunks(BLOCK_TOKENS)
-            .map(|ids| {
-                let positions: Vec<usize> = (start..start + ids.len()).collect();
-                let block = Block {
-                    x: self.embed(ids)?,
-                    angles: self.angles(&positions)?,
-                    start,
-                };
-                start += ids.len();
-                Ok(block)
-            })
+    /// Runs several prompts together, each as it would run alone, to the bit: their matrix products are
+    /// joined, as far as they fit into one block, and what `prefixes` holds of a prompt's front is not computed
+    /// again. The answers are in the order of the jobs.
+    ///
+    /// # Errors
+    /// Each job has its own, as for [`prefill`](Self::prefill).
+    pub fn prefill_together(
+        &self,
+        jobs: &mut [PrefillJob<'_>],
+        pool: &PagePool,
+        prefixes: Option<&PrefixCache>,
+    ) -> Vec<Result<Prefilled, EngineError>> {
+        let mut results: Vec<Option<Result<Prefilled, EngineError>>> = Vec::new();
+        let (mut passes, mut owners) = (Vec::new(), Vec::new());
+        for (index, job) in jobs.iter_mut().enumerate() {
+            let PrefillJob {
+                request,
+                after_layer,
+            } = job;
+            let started = Keeping::new(self, request, pool)
+                .and_then(|keeping| Pass::new(self, request.tokens, vec![keeping], prefixes));
+            results.push(match started {
+                Ok(pass) => {
+                    passes.push(pass);
+                    owners.push((index, after_layer));
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            });
+        }
+        let mut after = |pass: usize, done: LayerDone<'_>| owners[pass].1(done);
+        let ended = run(self, passes, &mut after);
+        for ((owner, _), ended) in owners.into_iter().zip(ended) {
+            results[owner] = Some(ended.map(|mut prefilled| prefilled.remove(0)));
+        }
+        let all = results.into_iter();
+        all.map(|result| result.expect("every job failed at once or ran"))
             .collect()
     }
-}
-
-/// What one request keeps of the pass.
-pub(crate) struct Keeping<'a> {
-    pub(crate) request: &'a PrefillRequest<'a>,
-    pub(crate) cascade: Cascade,
-    cache: RaggedCache,
-    stats: PrefillStats,
-}
-
-impl<'a> Keeping<'a> {
-    fn new(
-        model: &Model,
-        request: &'a PrefillRequest<'a>,
-        pool: &PagePool,
-    ) -> Result<Self, EngineError> {
-        let shape = request.shape(model);
-        let cascade = Cascade::new(&request.method, shape, request.budget)?;
-        let reservation = pool.reserve(request.pages_max(model, pool.page_bytes()))?;
-        let cache = RaggedCache::new(request.cache_shape(model), reservation);
-        Ok(Self {
-            request,
-            cascade,
-            cache,
-            stats: PrefillStats::default(),
-        })
-    }
-
-    /// Queries at the end of the prompt that its scores need.
-    pub(crate) fn observing_rows(&self) -> usize {
-        let tokens = self.request.tokens.len();
-        match self.request.method.observes().rows {
-            _ if self.cascade.keeps_everything() => 0,
-            ObservedRows::Last(rows) => rows.min(tokens),
-            ObservedRows::All => tokens,
-            ObservedRows::Nothing => 0,
-        }
-    }
-
-    /// Scores the finished layer, lets the cascade cut all finished layers, and copies what stays.
-    fn layer(&mut self, index: usize, observer: &mut Observer<'_>) -> Result<(), EngineError> {
-        let began = Instant::now();
-        let scores = match self.cascade.keeps_everything() {
-            true => LayerScores::default(),
-            false => observer.scores(self)?,
-        };
-        self.cascade.push_layer(scores)?;
-        truncate_earlier(&mut self.cache, &self.cascade, index);
-        gather(&mut self.cache, &self.cascade, index, observer.full())?;
-        self.stats.pages_peak = self.stats.pages_peak.max(self.cache.pages());
-        self.stats.scoring += began.elapsed();
-        Ok(())
-    }
-}
-
-/// Consecutive prompt tokens and their residual stream.
-struct Block {
-    /// `[T, hidden]`.
-    x: Tensor,
-    angles: Tensor,
-    /// Position of the first token.
-    start: usize,
-}
-
-impl Block {
-    /// Through one layer. Earlier blocks have written their keys and values already.
-    fn advance(
-        &mut self,
-        layer: &Layer,
-        full: &FullKv<'_>,
-        queries: &mut LastQueries,
-    ) -> CandleResult<()> {
-        let projected = layer.project(&self.x, &self.angles)?;
-        full.write(self.start, &projected)?;
-        queries.push(&projected.query)?;
-        let end = self.start + self.x.dims2()?.0;
-        let (key, value) = full.first(end)?;
-        // What is not needed any more makes room for what comes: the MLP is the largest part of a block.
-        let attended = {
-            let Projected { query, .. } = projected;
-            ops::causal_attention(&query, &key, &value)?
-        };
-        self.x = layer.finish(&self.x, attended)?;
-        Ok(())
-    }
-}
-
-/// Frees what the cascade no longer keeps of the layers before `layer`.
-fn truncate_earlier(cache: &mut RaggedCache, cascade: &Cascade, layer: usize) {
-    for earlier in 0..layer {
-        for (head, kept) in cascade.kept(earlier).iter().enumerate() {
-            cache.truncate(earlier, head, cascade.window_rows() + kept);
-        }
-    }
-}
-
-/// Copies the kept rows of `layer` into pages: first the window, which always stays, then the others
-/// best first, so that every later cut is a truncation.
-fn gather(
-    cache: &mut RaggedCache,
-    cascade: &Cascade,
-    layer: usize,
-    full: &FullKv<'_>,
-) -> CandleResult<()> {
-    let (tokens, kv_heads, d) = full.key().dims3()?;
-    let window = tokens - cascade.window_rows()..tokens;
-    ops::with_values(full.key(), |keys| {
-        ops::with_values(full.value(), |values| {
-            for head in 0..kv_heads {
-                let rows = |all| HeadRows {
-                    all,
-                    kv_heads,
-                    head_dim: d,
-                    head,
-                };
-                let kept = cascade.head_order(layer, head).iter().map(|&i| i as usize);
-                let positions: Vec<usize> = window.clone().chain(kept).collect();
-                cache.fill(layer, rows(keys), rows(values), &positions);
-            }
-        })
-    })?
 }

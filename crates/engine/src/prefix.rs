@@ -1,0 +1,237 @@
+//! Keys and values of the fronts of recent prompts, so that a system prompt or an earlier turn that many
+//! prompts share is computed once.
+//!
+//! What is kept are whole blocks of a prefill, uncompressed, as attention saw them. A prompt that begins with
+//! the same blocks takes them as they are and computes the rest exactly as it would have, so its answer and
+//! its cache are the same to the bit. Scores are always its own: they depend on its last tokens.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::{Device, Result as CandleResult, Tensor};
+
+use crate::config::ModelConfig;
+use crate::full_kv::FullKv;
+use crate::model::{Model, Projected};
+use crate::ops;
+use crate::prefill::BLOCK_TOKENS;
+
+/// Blocks of recent prompts, the least recently used of which go first. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct PrefixCache {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    block_bytes: usize,
+    blocks_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By what is in front of a block, and its tokens: compared in full, so that no prompt is ever taken for
+    /// another.
+    blocks: HashMap<(BlockId, Vec<u32>), Kept>,
+    /// Blocks that prompts which are being computed will add.
+    growing: usize,
+    next_id: u64,
+    clock: u64,
+}
+
+/// Names a block that is kept, by when it was added; nothing is in front of a prompt's first block.
+type BlockId = Option<u64>;
+
+#[derive(Debug)]
+struct Kept {
+    id: u64,
+    used: u64,
+    rows: Arc<BlockRows>,
+}
+
+/// The keys and values of a block in each layer, `[BLOCK_TOKENS, Hkv, D]`.
+type BlockRows = Vec<[Vec<f32>; 2]>;
+
+impl PrefixCache {
+    /// A cache of at most `bytes` bytes for blocks of this model. Less than a block holds nothing.
+    pub fn new(model: &Model, bytes: usize) -> Self {
+        let block_bytes = block_bytes(model.config());
+        Self {
+            inner: Arc::new(Inner {
+                block_bytes,
+                blocks_max: bytes / block_bytes,
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Bytes of the blocks that are kept.
+    pub fn bytes(&self) -> usize {
+        self.inner.state().blocks.len() * self.inner.block_bytes
+    }
+
+    /// Most of its bytes.
+    pub fn bytes_max(&self) -> usize {
+        self.inner.blocks_max * self.inner.block_bytes
+    }
+
+    /// The blocks that a prompt begins with.
+    pub(crate) fn find(&self, tokens: &[u32]) -> Reused {
+        let mut state = self.inner.state();
+        let mut found = Reused::default();
+        for tokens in tokens.chunks_exact(BLOCK_TOKENS) {
+            let Some(kept) = state.blocks.get(&(found.last(), tokens.to_vec())) else {
+                break;
+            };
+            found.blocks.push((kept.id, Arc::clone(&kept.rows)));
+        }
+        state.touch(&found);
+        found
+    }
+
+    /// Makes room for the blocks of a prompt that are not there yet: those behind `reused`, as many as fit.
+    pub(crate) fn grow<'a>(
+        &self,
+        config: &ModelConfig,
+        tokens: &'a [u32],
+        reused: &Reused,
+    ) -> Growing<'a> {
+        let first = reused.tokens();
+        let missing = (tokens.len() - first) / BLOCK_TOKENS;
+        let mut state = self.inner.state();
+        let taken = state.growing + reused.blocks.len();
+        let room = self.inner.blocks_max.saturating_sub(taken);
+        let blocks = missing.min(room);
+        state.growing += blocks;
+        while state.blocks.len() + state.growing > self.inner.blocks_max {
+            state.forget_oldest();
+        }
+        drop(state);
+        Growing {
+            cache: self.clone(),
+            front: reused.last(),
+            tokens: &tokens[first..first + blocks * BLOCK_TOKENS],
+            first,
+            blocks: vec![Vec::with_capacity(config.layers); blocks],
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every critical section leaves the state whole, so a poisoned lock is still good.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The front of a prompt counts as used later than what is behind it, so that no block outlives those
+    /// that lead to it.
+    fn touch(&mut self, reused: &Reused) {
+        let ids: Vec<u64> = reused.blocks.iter().map(|(id, _)| *id).collect();
+        for kept in self.blocks.values_mut() {
+            if let Some(at) = ids.iter().position(|&id| id == kept.id) {
+                kept.used = self.clock + (ids.len() - at) as u64;
+            }
+        }
+        self.clock += ids.len() as u64;
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.blocks.iter().min_by_key(|(_, kept)| kept.used);
+        let key = oldest.map(|(key, _)| key.clone());
+        let removed = key.and_then(|key| self.blocks.remove(&key));
+        assert!(removed.is_some(), "only what is there takes room");
+    }
+}
+
+/// Blocks at the front of a prompt that are there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reused {
+    blocks: Vec<(u64, Arc<BlockRows>)>,
+}
+
+impl Reused {
+    pub(crate) fn tokens(&self) -> usize {
+        self.blocks.len() * BLOCK_TOKENS
+    }
+
+    fn last(&self) -> BlockId {
+        self.blocks.last().map(|(id, _)| *id)
+    }
+
+    /// Writes the rows of a layer.
+    pub(crate) fn write(&self, layer: usize, full: &FullKv<'_>) -> CandleResult<()> {
+        let (_n, kv_heads, d) = full.key().dims3()?;
+        for (index, (_, rows)) in self.blocks.iter().enumerate() {
+            let [key, value] = &rows[layer];
+            let tensor = |rows: &Vec<f32>| {
+                Tensor::from_slice(rows, (BLOCK_TOKENS, kv_heads, d), &Device::Cpu)
+            };
+            full.write(index * BLOCK_TOKENS, &tensor(key)?, &tensor(value)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Blocks of a prompt that is being computed. They count against the cache's bytes; dropping it gives those
+/// back.
+#[derive(Debug)]
+pub(crate) struct Growing<'a> {
+    cache: PrefixCache,
+    front: BlockId,
+    /// Of all its blocks.
+    tokens: &'a [u32],
+    /// Position of the first of them.
+    first: usize,
+    blocks: Vec<BlockRows>,
+}
+
+impl Growing<'_> {
+    /// Takes the rows of some positions in the next layer, if they are one of its blocks.
+    pub(crate) fn push(&mut self, positions: Range<usize>, rows: &Projected) -> CandleResult<()> {
+        let index = (positions.start - self.first) / BLOCK_TOKENS;
+        if positions.len() == BLOCK_TOKENS
+            && let Some(block) = self.blocks.get_mut(index)
+        {
+            let copy = |x: &Tensor| ops::with_values(x, <[f32]>::to_vec);
+            block.push([copy(&rows.key)?, copy(&rows.value)?]);
+        }
+        Ok(())
+    }
+
+    /// Adds the blocks, which have the rows of all layers now.
+    pub(crate) fn keep(mut self) {
+        let blocks = std::mem::take(&mut self.blocks);
+        let mut state = self.cache.inner.state();
+        state.growing -= blocks.len();
+        let mut front = self.front;
+        let mut added = Reused::default();
+        for (tokens, rows) in self.tokens.chunks_exact(BLOCK_TOKENS).zip(blocks) {
+            let id = state.next_id;
+            state.next_id += 1;
+            let rows = Arc::new(rows);
+            // Another prompt may have added the same block since.
+            let kept = state
+                .blocks
+                .entry((front, tokens.to_vec()))
+                .or_insert(Kept { id, used: 0, rows });
+            front = Some(kept.id);
+            added.blocks.push((kept.id, Arc::clone(&kept.rows)));
+        }
+        state.touch(&added);
+    }
+}
+
+impl Drop for Growing<'_> {
+    fn drop(&mut self) {
+        self.cache.inner.state().growing -= self.blocks.len();
+    }
+}
+
+fn block_bytes(config: &ModelConfig) -> usize {
+    let values = BLOCK_TOKENS * config.kv_heads * config.head_dim;
+    config.layers * 2 * values * size_of::<f32>()
+}
