@@ -7,4 +7,5 @@ mod ours;
 mod real_models;
 mod refusals;
 mod theirs;
+mod together;
 mod toys;
