@@ -33,8 +33,12 @@ pub struct PrefillSection {
     pub queue_max: usize,
     /// Prompt tokens of all of them together.
     pub queue_tokens_max: usize,
-    /// Memory for the compact cache of the prompt that runs, bytes.
+    /// Prompts that wait are computed together if they have so many tokens at most.
+    pub together_tokens_max: usize,
+    /// Memory for the compact caches of the prompts that run, bytes.
     pub cache_bytes: usize,
+    /// Memory for the keys and values of recent prompts' fronts, bytes; nothing is kept without it.
+    pub prefix_bytes: Option<usize>,
     /// Frames that wait for the link, per request; the prefill waits for it beyond that.
     pub frames_queued_max: usize,
     /// Time to connect to a decode worker, milliseconds.
@@ -48,7 +52,9 @@ impl Default for PrefillSection {
         Self {
             queue_max: 64,
             queue_tokens_max: 1_000_000,
+            together_tokens_max: 512,
             cache_bytes: 1 << 30,
+            prefix_bytes: None,
             frames_queued_max: 64,
             connect_timeout_ms: 2_000,
             drain_timeout_ms: 30_000,

@@ -25,6 +25,7 @@ pub(crate) struct Counters {
     pub(crate) failed: Counter,
     pub(crate) refused: Counter,
     pub(crate) prompt_tokens: Counter,
+    pub(crate) reused_tokens: Counter,
     pub(crate) full_bytes: Counter,
     pub(crate) shipped_bytes: Counter,
     pub(crate) queue_seconds: Histogram,
@@ -62,6 +63,7 @@ impl Counters {
             failed: Counter::default(),
             refused: Counter::default(),
             prompt_tokens: Counter::default(),
+            reused_tokens: Counter::default(),
             full_bytes: Counter::default(),
             shipped_bytes: Counter::default(),
             queue_seconds: seconds(),
@@ -107,6 +109,11 @@ impl Counters {
             "prompt_tokens",
             "Prompt tokens computed",
             all.prompt_tokens.clone(),
+        );
+        r.register(
+            "reused_tokens",
+            "Prompt tokens that were not computed because an earlier prompt began with them",
+            all.reused_tokens.clone(),
         );
         r.register(
             "full_bytes",

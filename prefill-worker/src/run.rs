@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use lava_engine::PagePool;
+use lava_engine::{PagePool, PrefixCache};
 use lava_node::{Health, Metrics, Shutdown, supervise_thread};
 use lava_proto::worker::prefill_server::{self, PrefillServer};
 use lava_proto::worker::{Load, Role, worker_server};
@@ -54,7 +54,9 @@ impl PrefillWorker {
     ) -> Result<()> {
         let queue = Queue::new(&self.section, self.counters.clone());
         let (jobs, receiver) = mpsc::channel(self.section.queue_max);
+        let prefix_bytes = self.section.prefix_bytes;
         let runner = Runner {
+            prefixes: prefix_bytes.map(|bytes| PrefixCache::new(&self.loaded.model, bytes)),
             loaded: Arc::clone(&self.loaded),
             pool: self.pool,
             section: self.section.clone(),

@@ -1,10 +1,12 @@
-//! The thread that the engine runs on: one prompt after another.
+//! The thread that the engine runs on: one prompt after another, or some short ones together.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lava_engine::{EngineError, LayerDone, PagePool, PrefillStats, Sampler};
+use lava_engine::{
+    EngineError, LayerDone, PagePool, PrefillJob, PrefillStats, Prefilled, PrefixCache, Sampler,
+};
 use lava_kv::Receipt;
 use lava_node::Held;
 use lava_proto::v1::{FinishReason, TransferStats};
@@ -26,53 +28,127 @@ use crate::shipment::{Sealed, Shipment};
 pub(crate) struct Runner {
     pub(crate) loaded: Arc<Loaded>,
     pub(crate) pool: PagePool,
+    pub(crate) prefixes: Option<PrefixCache>,
     pub(crate) section: PrefillSection,
     pub(crate) counters: Counters,
     pub(crate) runtime: Handle,
 }
 
+/// A job on its way through the layers.
+struct Progress {
+    queue: Duration,
+    /// `None`: one token needs no decode worker.
+    shipment: Option<Shipment>,
+    layer_end: Instant,
+    /// Why it need not go on.
+    failed: Option<Refusal>,
+}
+
+impl Progress {
+    fn after_layer(&mut self, job: &Job, done: LayerDone<'_>) -> ControlFlow<()> {
+        let _span = job.span.enter();
+        self.layer_end = Instant::now();
+        self.failed = ended(job, Stage::Prefill);
+        let shipped = self
+            .shipment
+            .as_mut()
+            .is_none_or(|shipment| shipment.layer(done));
+        match self.failed.is_none() && shipped {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    }
+}
+
 impl Runner {
     pub(crate) fn run(&self, mut jobs: mpsc::Receiver<Job>) {
-        while let Some(job) = jobs.blocking_recv() {
-            let _span = job.span.clone().entered();
-            self.serve(job);
+        let mut next = None;
+        while let Some(first) = next.take().or_else(|| jobs.blocking_recv()) {
+            let mut group = vec![first];
+            next = self.join(&mut group, &mut jobs);
+            self.serve(group);
         }
     }
 
-    fn serve(&self, job: Job) {
-        let events = job.events.clone();
-        if let Err(refusal) = self.prefill(job) {
-            fail(&self.counters, &events, refusal);
+    /// Adds those that wait behind the first of a group, as long as all are short and their caches fit; returns
+    /// the first that did not.
+    fn join(&self, group: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        let size = |job: &Job| {
+            let request = engine_request(&job.attempt, &job.prompt);
+            let pages = request.pages_max(&self.loaded.model, self.pool.page_bytes());
+            (job.prompt.len(), pages)
+        };
+        let (mut tokens, mut pages) = size(&group[0]);
+        while tokens < self.section.together_tokens_max {
+            let job = jobs.try_recv().ok()?;
+            let more = size(&job);
+            (tokens, pages) = (tokens + more.0, pages + more.1);
+            if tokens > self.section.together_tokens_max || pages > self.pool.pages() {
+                return Some(job);
+            }
+            group.push(job);
+        }
+        None
+    }
+
+    fn serve(&self, group: Vec<Job>) {
+        let (mut jobs, mut progress) = (Vec::new(), Vec::new());
+        for job in group {
+            let _span = job.span.clone().entered();
+            let queue = job.queued.elapsed();
+            self.counters.queue_seconds.observe(queue.as_secs_f64());
+            if let Some(refusal) = ended(&job, Stage::Queue) {
+                fail(&self.counters, &job.events, refusal);
+                continue;
+            }
+            progress.push(Progress {
+                queue,
+                shipment: (job.attempt.max_tokens > 1).then(|| self.start(&job)),
+                layer_end: Instant::now(),
+                failed: None,
+            });
+            jobs.push(job);
+        }
+        let mut callbacks: Vec<_> = jobs
+            .iter()
+            .zip(&mut progress)
+            .map(|(job, progress)| move |done: LayerDone<'_>| progress.after_layer(job, done))
+            .collect();
+        let mut computed: Vec<_> = jobs
+            .iter()
+            .zip(&mut callbacks)
+            .map(|(job, after_layer)| PrefillJob {
+                request: engine_request(&job.attempt, &job.prompt),
+                after_layer,
+            })
+            .collect();
+        let prefixes = self.prefixes.as_ref();
+        let model = &self.loaded.model;
+        let results = model.prefill_together(&mut computed, &self.pool, prefixes);
+        drop(computed);
+        drop(callbacks);
+        for ((job, progress), result) in jobs.into_iter().zip(progress).zip(results) {
+            let _span = job.span.clone().entered();
+            let events = job.events.clone();
+            if let Err(refusal) = self.answer(job, progress, result) {
+                fail(&self.counters, &events, refusal);
+            }
         }
     }
 
     /// After `Ok` the request is over, or goes on without this thread.
-    fn prefill(&self, job: Job) -> Result<(), Refusal> {
-        let queue = job.queued.elapsed();
-        self.counters.queue_seconds.observe(queue.as_secs_f64());
-        if let Some(refusal) = ended(&job, Stage::Queue) {
-            return Err(refusal);
-        }
-        // One token needs no decode worker.
-        let mut shipment = (job.attempt.max_tokens > 1).then(|| self.start(&job));
-        let mut layer_end = Instant::now();
-        let mut failed = None;
-        let mut after_layer = |done: LayerDone<'_>| {
-            layer_end = Instant::now();
-            failed = ended(&job, Stage::Prefill);
-            let shipped = shipment
-                .as_mut()
-                .is_none_or(|shipment| shipment.layer(done));
-            match failed.is_none() && shipped {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        };
-        let request = engine_request(&job.attempt, &job.prompt);
-        let result = self
-            .loaded
-            .model
-            .prefill(&request, &self.pool, &mut after_layer);
+    fn answer(
+        &self,
+        job: Job,
+        progress: Progress,
+        result: Result<Prefilled, EngineError>,
+    ) -> Result<(), Refusal> {
+        let Progress {
+            queue,
+            shipment,
+            layer_end,
+            failed,
+        } = progress;
         let prefilled = match (result, failed) {
             (Ok(prefilled), _) => prefilled,
             (Err(_), Some(refusal)) => return Err(refusal),
@@ -103,6 +179,7 @@ impl Runner {
             scoring_ms: milliseconds(prefilled.stats.scoring),
             packing_ms: milliseconds(packing),
             full_bytes: job.attempt.shape.full_bytes() as u64,
+            reused_tokens: prefilled.stats.reused_tokens as u64,
             ..Default::default()
         };
         match shipment.filter(|_| finish.is_none()) {
@@ -128,7 +205,10 @@ impl Runner {
     }
 
     fn count(&self, job: &Job, stats: &PrefillStats, packing: Duration) {
-        self.counters.prompt_tokens.inc_by(job.prompt.len() as u64);
+        let computed = job.prompt.len() - stats.reused_tokens;
+        self.counters.prompt_tokens.inc_by(computed as u64);
+        let reused = stats.reused_tokens as u64;
+        self.counters.reused_tokens.inc_by(reused);
         self.counters
             .prefill_seconds
             .observe(stats.total.as_secs_f64());

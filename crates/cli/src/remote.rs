@@ -211,6 +211,12 @@ impl Answer {
             t.receipt_ms + t.first_step_wait_ms
         );
         println!("decode          {:.1} tokens/s", self.decode_rate());
+        if t.reused_tokens > 0 {
+            println!(
+                "reused          {} prompt tokens, which an earlier prompt began with",
+                t.reused_tokens
+            );
+        }
         println!("recomputes      {}", t.recomputes);
         Ok(())
     }
@@ -249,6 +255,7 @@ impl Answer {
             "prefill_ms": t.prefill_ms,
             "scoring_ms": t.scoring_ms,
             "packing_ms": t.packing_ms,
+            "reused_tokens": t.reused_tokens,
             "transfer_ms": t.transfer_ms,
             "receipt_ms": t.receipt_ms,
             "first_step_wait_ms": t.first_step_wait_ms,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use lava::Method;
 use lava_engine::{PagePool, PrefillRequest, RowFormat};
+use lava_prefill_worker::PrefillSection;
+use lava_proto::v1::TransferStats;
 use lava_proto::worker::prefill_client::PrefillClient;
 use lava_test_support::{Architecture, HfDtype, ToyModel};
 use lava_worker::Loaded;
@@ -12,7 +14,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::receiver::{Received, Table};
-use crate::worker::{load, request, run};
+use crate::worker::{load, request, run, start_with};
 
 fn prompt(len: u32, vocabulary: u32) -> Vec<u32> {
     (0..len)
@@ -76,6 +78,18 @@ async fn shipped(
     budget: u32,
     format: RowFormat,
 ) -> Received {
+    let (received, _) = shipped_with_stats(client, loaded, prompt, policy, budget, format).await;
+    received
+}
+
+async fn shipped_with_stats(
+    client: &mut PrefillClient<Channel>,
+    loaded: &Loaded,
+    prompt: &[u32],
+    policy: &str,
+    budget: u32,
+    format: RowFormat,
+) -> (Received, TransferStats) {
     let (address, received) = crate::receiver::start().await;
     let mut asked = request(loaded, prompt, policy, budget, address.to_string());
     asked.attempt.as_mut().unwrap().row_format = format.to_string();
@@ -94,7 +108,7 @@ async fn shipped(
         stats.row_bytes,
         received.header.shape.element_bytes(lens) as u64
     );
-    received
+    (received, stats)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,6 +160,60 @@ async fn every_policy_budget_and_format_ships_the_engines_rows() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_that_wait_together_and_prompts_that_begin_alike_ship_the_same_rows() {
+    let toy = ToyModel {
+        context: 2048,
+        ..ToyModel::new(Architecture::Llama)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
+    let loaded = load(folder.path());
+    let section = PrefillSection {
+        together_tokens_max: 400,
+        prefix_bytes: Some(1 << 26),
+        ..Default::default()
+    };
+    let client = start_with(section, loaded.clone()).await;
+    let all = prompt(1500, toy.vocab as u32);
+    // A long one first, so that the others wait.
+    let prompts = [
+        all[..1200].to_vec(),
+        all[3..90].to_vec(),
+        all[..40].to_vec(),
+        all[7..207].to_vec(),
+        all[..1].to_vec(),
+        [&all[..1100], &all[1300..]].concat(),
+        all[100..480].to_vec(),
+    ];
+    let format = RowFormat::Int4;
+    let mut asking = tokio::task::JoinSet::new();
+    for (index, prompt) in prompts.clone().into_iter().enumerate() {
+        let (mut client, loaded) = (client.clone(), loaded.clone());
+        asking.spawn(async move {
+            let of = shipped_with_stats(&mut client, &loaded, &prompt, "lava", 48, format);
+            (index, of.await)
+        });
+    }
+    let mut reused = 0;
+    while let Some(asked) = asking.join_next().await {
+        let (index, (received, stats)) = asked.unwrap();
+        let expected = expected(
+            &loaded,
+            &prompts[index],
+            "lava".parse().unwrap(),
+            48,
+            format,
+        );
+        assert!(received.tables == expected, "prompt {index}");
+        reused += stats.reused_tokens;
+    }
+    assert_eq!(
+        reused, 1024,
+        "whichever of the two long prompts came second"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,9 +27,16 @@ pub(crate) fn load(path: &Path) -> Arc<Loaded> {
 }
 
 pub(crate) async fn start(loaded: Arc<Loaded>) -> PrefillClient<Channel> {
+    start_with(PrefillSection::default(), loaded).await
+}
+
+pub(crate) async fn start_with(
+    section: PrefillSection,
+    loaded: Arc<Loaded>,
+) -> PrefillClient<Channel> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let worker = PrefillWorker::new(PrefillSection::default(), loaded, &mut Metrics::new());
+    let worker = PrefillWorker::new(section, loaded, &mut Metrics::new());
     tokio::spawn(worker.serve(
         listener,
         Membership {

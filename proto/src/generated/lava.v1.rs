@@ -253,6 +253,9 @@ pub struct TransferStats {
     /// Bytes of the cache that prefill leaves: row_bytes, and scales. What budget_bytes bounds.
     #[prost(uint64, tag = "16")]
     pub stored_bytes: u64,
+    /// Tokens at the front of the prompt that were not computed, because an earlier prompt began with them.
+    #[prost(uint64, tag = "17")]
+    pub reused_tokens: u64,
 }
 /// Nothing yet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
