@@ -26,6 +26,7 @@ pub(crate) struct Counters {
     pub(crate) refused: Counter,
     pub(crate) prompt_tokens: Counter,
     pub(crate) reused_tokens: Counter,
+    pub(crate) prefix_bytes: Gauge,
     pub(crate) full_bytes: Counter,
     pub(crate) shipped_bytes: Counter,
     pub(crate) queue_seconds: Histogram,
@@ -64,6 +65,7 @@ impl Counters {
             refused: Counter::default(),
             prompt_tokens: Counter::default(),
             reused_tokens: Counter::default(),
+            prefix_bytes: Gauge::default(),
             full_bytes: Counter::default(),
             shipped_bytes: Counter::default(),
             queue_seconds: seconds(),
@@ -114,6 +116,11 @@ impl Counters {
             "reused_tokens",
             "Prompt tokens that were not computed because an earlier prompt began with them",
             all.reused_tokens.clone(),
+        );
+        r.register(
+            "prefix_bytes",
+            "Bytes of the keys and values of recent prompts' fronts",
+            all.prefix_bytes.clone(),
         );
         r.register(
             "full_bytes",

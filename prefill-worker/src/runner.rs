@@ -127,6 +127,9 @@ impl Runner {
         let results = model.prefill_together(&mut computed, &self.pool, prefixes);
         drop(computed);
         drop(callbacks);
+        if let Some(prefixes) = prefixes {
+            self.counters.prefix_bytes.set(prefixes.bytes() as i64);
+        }
         for ((job, progress), result) in jobs.into_iter().zip(progress).zip(results) {
             let _span = job.span.clone().entered();
             let events = job.events.clone();
@@ -182,14 +185,29 @@ impl Runner {
             reused_tokens: prefilled.stats.reused_tokens as u64,
             ..Default::default()
         };
-        match shipment.filter(|_| finish.is_none()) {
-            None => {
+        match (shipment, finish) {
+            (Some(shipment), None) => {
+                self.finish(job, shipment.seal(sampled.token), stats, layer_end);
+            }
+            (shipment, _) => {
                 self.counters.completed.inc();
                 send(&job.events, done(stats));
+                if let Some(shipment) = shipment {
+                    self.give_up_late(&job, shipment);
+                }
             }
-            Some(shipment) => self.finish(job, shipment.seal(sampled.token), stats, layer_end),
         }
         Ok(())
+    }
+
+    /// Ends the transfer of an answer that is over only when its caller has taken that in: the decode worker would
+    /// complain of a missing seal, and might be heard first.
+    fn give_up_late(&self, job: &Job, shipment: Shipment) {
+        let (events, deadline) = (job.events.clone(), job.attempt.deadline);
+        self.runtime.spawn(async move {
+            let _ = tokio::time::timeout_at(deadline, events.closed()).await;
+            drop(shipment);
+        });
     }
 
     fn start(&self, job: &Job) -> Shipment {

@@ -1,7 +1,7 @@
 //! Toy models: our decoder, candle-transformers and both file formats say the same.
 
 use lava::Policy;
-use lava_engine::{ModelFiles, WeightFormat};
+use lava_engine::{RowFormat, WeightFormat};
 use lava_test_support::{Architecture, GgufKind, HfDtype, RopeScaling, ToyModel};
 
 use crate::{ours, theirs, toys};
@@ -100,28 +100,35 @@ fn a_batch_gives_each_sequence_what_it_gets_alone() {
     let toy = ToyModel::new(Architecture::Qwen3);
     let folder = tempfile::tempdir().unwrap();
     toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
-    let files = ModelFiles::Folder(folder.path().to_owned());
-    let model = lava_engine::Model::load(&files, WeightFormat::Stored, &mut |_, _| {}).unwrap();
-    let prompts: Vec<_> = [150, 40, 90].map(|len| toys::prompt(len, toy.vocab)).into();
-    let requests: Vec<_> = prompts
-        .iter()
-        .map(|prompt| ours::request(prompt, Policy::Lava(lava::Profile::Exact), 48))
-        .collect();
-    let alone: Vec<_> = requests
-        .iter()
-        .map(|r| ours::logits(&model, r, &[5, 6]))
-        .collect();
-    let mut runs: Vec<_> = requests
-        .iter()
-        .map(|r| ours::prefill(&model, r).unwrap())
-        .collect();
-    for (step, token) in [5, 6].into_iter().enumerate() {
-        let caches = runs.iter_mut().map(|run| &mut run.cache);
-        let mut batch: Vec<_> = caches
-            .map(|cache| lava_engine::Turn { token, cache })
+    for weights in [WeightFormat::Stored, WeightFormat::Q8_0] {
+        let model = ours::load(folder.path(), weights);
+        // From one sequence to more than a tile of products has rows.
+        let lens = [150, 40, 90, 1, 33, 300, 64, 65, 200, 31, 500];
+        let prompts: Vec<_> = lens.map(|len| toys::prompt(len, toy.vocab)).into();
+        let requests: Vec<_> = prompts
+            .iter()
+            .zip(RowFormat::ALL.iter().cycle())
+            .map(|(prompt, &format)| lava_engine::PrefillRequest {
+                format,
+                ..ours::request(prompt, Policy::Lava(lava::Profile::Exact), 48)
+            })
             .collect();
-        for (logits, alone) in model.step(&mut batch).unwrap().iter().zip(&alone) {
-            assert!(ours::difference(logits, &alone[step + 1]) < TOLERANCE);
+        let alone: Vec<_> = requests
+            .iter()
+            .map(|r| ours::logits(&model, r, &[5, 6]))
+            .collect();
+        let mut runs: Vec<_> = requests
+            .iter()
+            .map(|r| ours::prefill(&model, r).unwrap())
+            .collect();
+        for (step, token) in [5, 6].into_iter().enumerate() {
+            let caches = runs.iter_mut().map(|run| &mut run.cache);
+            let mut batch: Vec<_> = caches
+                .map(|cache| lava_engine::Turn { token, cache })
+                .collect();
+            for (logits, alone) in model.step(&mut batch).unwrap().iter().zip(&alone) {
+                assert_eq!(logits, &alone[step + 1], "{weights:?}: equal to the bit");
+            }
         }
     }
 }

@@ -214,7 +214,7 @@ fn a_prompt_that_begins_like_an_earlier_one_is_the_same_to_the_bit() {
             tokens.len()
         );
     }
-    // 5 of the long text, 2 of the text that differs in its first token, and its third of `turn`.
+    // Those of the long text, and those of the text that differs in its first token.
     assert!(prefixes.bytes() <= prefixes.bytes_max());
     assert_eq!(prefixes.bytes() / block_bytes(&model), 5 + 2);
 }
