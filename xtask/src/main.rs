@@ -1,4 +1,4 @@
-//! The one door for developers: `cargo xtask demo | cluster | bench | quality | test | ci | tidy | codegen | golden`. It
+//! The one door for developers: `cargo xtask demo | cluster | bench | quality | performance | test | ci | tidy | codegen | golden`. It
 //! runs cargo and the `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
@@ -10,8 +10,10 @@ mod ci;
 mod cluster;
 mod codegen;
 mod demo;
+mod document;
 mod http;
 mod models;
+mod performance;
 mod process;
 mod quality;
 mod shell;
@@ -58,6 +60,8 @@ enum Verb {
     Codegen,
     /// Measure what budgets cost in quality and write the tables of docs/quality.md.
     Quality(quality::Options),
+    /// Measure speed and memory and write the tables of docs/performance.md.
+    Performance(performance::Options),
     /// Compare the engine with a golden file.
     Golden {
         /// The golden file.
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Tidy => tidy::run(),
         Verb::Codegen => codegen::run(),
         Verb::Quality(options) => quality::run(&options),
+        Verb::Performance(options) => performance::run(&options),
         Verb::Golden { file, model } => golden(&file, &model),
     };
     match result {

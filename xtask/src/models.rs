@@ -66,6 +66,11 @@ pub(crate) fn smollm2() -> Result<PathBuf> {
     SMOLLM2.ensure(&folder())
 }
 
+/// Path of the larger model, fetched if it is not there.
+pub(crate) fn qwen2() -> Result<PathBuf> {
+    QWEN2.ensure(&folder())
+}
+
 /// Folder with all models of the tests.
 pub(crate) fn all() -> Result<PathBuf> {
     let folder = folder();

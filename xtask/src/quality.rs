@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{binary, models, shell};
+use crate::{binary, document, models, shell};
 
 const DOCUMENT: &str = "docs/quality.md";
 
@@ -185,7 +185,7 @@ const PARTS: [Part; 13] = [
 ];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let commit = commit()?;
+    let commit = document::clean_commit()?;
     let lava = binary::build()?;
     let models = models::all()?;
     let out = shell::target().join("quality");
@@ -209,7 +209,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let tables = std::fs::read_to_string(&tables)?;
         let arguments = part.arguments.join(" ");
         let command = format!("`lava eval {arguments}` ..., commit {commit}");
-        fill(part.name, &format!("{command}\n\n{tables}"))?;
+        document::fill(DOCUMENT, part.name, &format!("{command}\n\n{tables}"))?;
     }
     println!("pages and records are in {}", out.display());
     Ok(())
@@ -243,76 +243,15 @@ impl Texts {
     }
 }
 
-/// Of the working tree, which has to be clean: figures belong to a commit.
-fn commit() -> Result<String> {
-    let git = |arguments: &[&str]| -> Result<String> {
-        let output = Command::new("git")
-            .current_dir(shell::root())
-            .args(arguments)
-            .output()
-            .context("cannot run git")?;
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let changed = git(&["status", "--porcelain", "--", ".", ":!docs"])?;
-    if !changed.is_empty() {
-        bail!("figures belong to a commit; commit these changes first:\n{changed}");
-    }
-    git(&["rev-parse", "--short", "HEAD"])
-}
-
-/// Writes what was measured between the markers of a part.
-fn fill(name: &str, content: &str) -> Result<()> {
-    let file = shell::root().join(DOCUMENT);
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("cannot read {}", file.display()))?;
-    std::fs::write(&file, filled(&text, name, content)?)
-        .with_context(|| format!("cannot write {}", file.display()))
-}
-
-fn filled(text: &str, name: &str, content: &str) -> Result<String> {
-    let (begin, end) = (
-        format!("<!-- {name} -->\n"),
-        format!("<!-- end of {name} -->"),
-    );
-    let places = text.find(&begin).zip(text.find(&end));
-    let Some((from, to)) = places.map(|(from, to)| (from + begin.len(), to)) else {
-        bail!("{DOCUMENT} has no markers for {name}: expected a line {begin:?} and later {end:?}");
-    };
-    if from > to {
-        bail!("{DOCUMENT}: the markers of {name} are the wrong way round");
-    }
-    Ok(format!(
-        "{}\n{}\n\n{}",
-        &text[..from],
-        content.trim(),
-        &text[to..]
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_what_stands_between_the_markers_is_replaced() {
-        let text = "before\n<!-- a -->\nold\n<!-- end of a -->\nafter\n";
-        let once = filled(text, "a", "new\n").unwrap();
-        assert_eq!(
-            once,
-            "before\n<!-- a -->\n\nnew\n\n<!-- end of a -->\nafter\n"
-        );
-        assert_eq!(filled(&once, "a", "new").unwrap(), once);
-        let error = filled(text, "b", "new").unwrap_err().to_string();
-        assert!(error.contains("no markers for b"), "{error}");
-        let turned = "<!-- end of a -->\n<!-- a -->\n";
-        assert!(filled(turned, "a", "new").is_err());
-    }
-
-    #[test]
     fn the_document_has_a_place_for_every_part() {
         let text = std::fs::read_to_string(shell::root().join(DOCUMENT)).unwrap();
         for part in PARTS {
-            filled(&text, part.name, "x").unwrap();
+            document::filled(&text, part.name, "x").unwrap();
         }
     }
 }

@@ -125,8 +125,8 @@ fn bare_etcd(folder: &Path, python: &mut Command) -> Result<()> {
         .with_context(|| format!("cannot link {}", link.display()))
 }
 
-/// An empty environment with pip.
-fn environment(folder: &Path) -> Result<()> {
+/// An empty virtual environment with pip.
+pub(crate) fn environment(folder: &Path) -> Result<()> {
     let mut venv = shell::program("python3");
     // Its words are of use only if the other way fails too.
     let Err(no_venv) = shell::output(venv.args(["-m", "venv"]).arg(folder)) else {

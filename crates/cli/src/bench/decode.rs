@@ -51,6 +51,7 @@ pub(super) fn run(options: &Decode) -> Result<()> {
         budget: options.budget,
         format,
         batch: options.batch.into(),
+        page_rows: None,
     };
     let cases: Vec<DecodeCase> = options.row_formats.iter().map(case).collect();
     let first = cases.first().context("give a row format")?.format;

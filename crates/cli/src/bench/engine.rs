@@ -22,11 +22,11 @@ pub(super) struct Engine {
     /// Folder with config.json and safetensors, a .gguf file, or a Hub name (owner/model).
     #[arg(long)]
     model: String,
-    /// Lengths of the prompts that are computed; may be empty.
-    #[arg(long, value_delimiter = ',', default_value = "512,2048,4096")]
+    /// Lengths of the prompts that are computed; none if nothing follows.
+    #[arg(long, value_delimiter = ',', num_args = 0..=1, default_value = "512,2048,4096")]
     prefill_tokens: Vec<usize>,
-    /// Lengths of the prompts that are decoded from; may be empty.
-    #[arg(long, value_delimiter = ',', default_value = "8,512,2048")]
+    /// Lengths of the prompts that are decoded from; none if nothing follows.
+    #[arg(long, value_delimiter = ',', num_args = 0..=1, default_value = "8,512,2048")]
     decode_tokens: Vec<usize>,
     /// Sequences of a step.
     #[arg(long, value_delimiter = ',', default_value = "1,8")]
@@ -43,6 +43,9 @@ pub(super) struct Engine {
     /// Decodes over full caches in half precision too.
     #[arg(long)]
     full: bool,
+    /// Page sizes that are compared, as entries that a page holds in half precision; the model's own if not given.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(2..=4096))]
+    page_rows: Vec<u16>,
     /// Steps of a round of decoding.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -152,29 +155,7 @@ fn prefill_json((case, cost): (&PrefillCase, &PrefillCost)) -> Value {
 }
 
 fn decode(options: &Engine, model: &Model) -> Result<Vec<Value>> {
-    let mut cases = Vec::new();
-    for &prompt_tokens in &options.decode_tokens {
-        for &batch in &options.batches {
-            for &budget in &options.budgets {
-                cases.push(DecodeCase {
-                    prompt_tokens,
-                    method: options.policy,
-                    budget,
-                    format: options.row_format,
-                    batch,
-                });
-            }
-            if options.full {
-                cases.push(DecodeCase {
-                    prompt_tokens,
-                    method: Method::new(Policy::Full),
-                    budget: prompt_tokens,
-                    format: RowFormat::F16,
-                    batch,
-                });
-            }
-        }
-    }
+    let cases = decode_cases(options);
     if cases.is_empty() {
         return Ok(Vec::new());
     }
@@ -188,7 +169,7 @@ fn decode(options: &Engine, model: &Model) -> Result<Vec<Value>> {
         options.rounds, options.steps
     );
     println!(
-        "{:>7} {:<11} {:>7} {:>6} {:>10} {:>12} {:>6} {:>10} {:>10}",
+        "{:>7} {:<11} {:>7} {:>6} {:>10} {:>12} {:>6} {:>10} {:>10} {:>10}",
         "tokens",
         "policy",
         "budget",
@@ -197,11 +178,12 @@ fn decode(options: &Engine, model: &Model) -> Result<Vec<Value>> {
         "of the first",
         "rows",
         "cache",
+        "in pages",
         "full cache"
     );
     for (case, rate) in cases.iter().zip(&rates) {
         println!(
-            "{:>7} {:<11} {:>7} {:>6} {:>10.1} {:>12.2} {:>6} {:>10} {:>10}",
+            "{:>7} {:<11} {:>7} {:>6} {:>10.1} {:>12.2} {:>6} {:>10} {:>10} {:>10}",
             case.prompt_tokens,
             case.method.to_string(),
             case.budget,
@@ -210,10 +192,39 @@ fn decode(options: &Engine, model: &Model) -> Result<Vec<Value>> {
             rate.ratio,
             case.format.name(),
             bytes(rate.cache_bytes),
+            bytes(rate.page_bytes),
             bytes(rate.full_bytes)
         );
     }
     Ok(cases.iter().zip(&rates).map(decode_json).collect())
+}
+
+/// Page sizes change fastest, then what is kept, batches, and prompts.
+fn decode_cases(options: &Engine) -> Vec<DecodeCase> {
+    let page_rows: Vec<Option<usize>> = match options.page_rows.as_slice() {
+        [] => vec![None],
+        given => given.iter().map(|&rows| Some(rows.into())).collect(),
+    };
+    let mut cases = Vec::new();
+    for &prompt_tokens in &options.decode_tokens {
+        let full = (Method::new(Policy::Full), prompt_tokens, RowFormat::F16);
+        let cut = options.budgets.iter();
+        let cut = cut.map(|&budget| (options.policy, budget, options.row_format));
+        let kept: Vec<_> = cut.chain(options.full.then_some(full)).collect();
+        for &batch in &options.batches {
+            for &(method, budget, format) in &kept {
+                cases.extend(page_rows.iter().map(|&page_rows| DecodeCase {
+                    prompt_tokens,
+                    method,
+                    budget,
+                    format,
+                    batch,
+                    page_rows,
+                }));
+            }
+        }
+    }
+    cases
 }
 
 fn decode_json((case, rate): (&DecodeCase, &DecodeRate)) -> Value {
@@ -225,6 +236,8 @@ fn decode_json((case, rate): (&DecodeCase, &DecodeRate)) -> Value {
         "row_format": case.format.name(),
         "tokens_per_second": rate.tokens_per_second,
         "cache_bytes": rate.cache_bytes,
+        "page_rows": case.page_rows,
+        "page_bytes": rate.page_bytes,
         "full_bytes": rate.full_bytes,
     })
 }

@@ -56,3 +56,39 @@ fn a_batch_is_decoded_in_every_row_format() {
         &["unknown row format \"int5\"", "int4"],
     );
 }
+
+#[test]
+fn page_sizes_are_compared_and_prompts_may_be_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let toy = ToyModel::new(Architecture::Llama);
+    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
+    let model = folder.path().to_str().unwrap();
+    let json = folder.path().join("figures.json");
+    let sizes =
+        "--prefill-tokens --decode-tokens 90 --batches 1,2 --budgets 48 --steps 2 --rounds 1";
+    let sizes: Vec<&str> = sizes.split(' ').collect();
+    let engine = |page_rows: &str| {
+        let json = json.to_str().unwrap();
+        let own = ["--json", json, "--page-rows", page_rows];
+        lava(&[&["bench", "engine", "--model", model], &sizes[..], &own].concat())
+    };
+
+    let output = engine("2,64");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let content = std::fs::read_to_string(&json).unwrap();
+    let figures: serde_json::Value = serde_json::from_str(&content).unwrap();
+    assert_eq!(figures["prefill"], serde_json::json!([]));
+    let rows = figures["decode"].as_array().unwrap();
+    let bytes = |row: usize, key: &str| rows[row][key].as_u64().unwrap();
+    assert_eq!(rows.len(), 2 * 2, "{content}");
+    for batch in [0, 2] {
+        let (small, large) = (batch, batch + 1);
+        assert_eq!(bytes(small, "page_rows"), 2);
+        assert_eq!(bytes(large, "page_rows"), 64);
+        assert_eq!(bytes(small, "cache_bytes"), bytes(large, "cache_bytes"));
+        assert!(bytes(small, "cache_bytes") <= bytes(small, "page_bytes"));
+        assert!(bytes(small, "page_bytes") < bytes(large, "page_bytes"));
+    }
+
+    refused(&engine("1"), &["invalid value '1'", "--page-rows"]);
+}

@@ -24,6 +24,16 @@ pub struct DecodeCase {
     pub format: RowFormat,
     /// Sequences of a step.
     pub batch: usize,
+    /// Entries that a page holds in half precision; the model's own size if not given.
+    pub page_rows: Option<usize>,
+}
+
+impl DecodeCase {
+    fn page_bytes(&self, model: &Model) -> usize {
+        let config = model.config();
+        let rows = |rows| rows * RowFormat::F16.entry_bytes(config.head_dim);
+        self.page_rows.map_or(config.page_bytes(), rows)
+    }
 }
 
 /// How long is measured.
@@ -40,6 +50,8 @@ pub struct Rounds {
 pub struct DecodeRate {
     /// Bytes of one sequence's cache, as prefill leaves it.
     pub cache_bytes: usize,
+    /// Bytes of the pages that it lies in, their unused ends included.
+    pub page_bytes: usize,
     /// Bytes that the whole prompt's keys and values take in half precision.
     pub full_bytes: usize,
     /// Tokens of all sequences per second: median over the rounds.
@@ -55,7 +67,7 @@ pub struct DecodeRate {
 /// A prompt does not fit the model or a budget its policy.
 ///
 /// # Panics
-/// If there are no cases, or a number of theirs or of `rounds` is 0.
+/// If there are no cases, a number of theirs or of `rounds` is 0, or a page holds no row of a format.
 pub fn decode(
     model: &Model,
     cases: &[DecodeCase],
@@ -88,8 +100,10 @@ pub fn decode(
     };
     let found = cases.iter().zip(&rates).map(|(case, of)| {
         let group = groups.iter().find(|group| group.holds(case));
+        let cache = &group.expect("every case has its group").caches[0].cache;
         DecodeRate {
-            cache_bytes: group.map_or(0, |group| group.caches[0].cache.stored_bytes()),
+            cache_bytes: cache.stored_bytes(),
+            page_bytes: cache.pages() * case.page_bytes(model),
             full_bytes: case.prompt_tokens * entries * entry_bytes,
             tokens_per_second: median(of.clone()),
             ratio: median(ratios(of)),
@@ -138,7 +152,7 @@ impl Group {
             format: case.format,
             appended_max: steps,
         };
-        let page_bytes = model.config().page_bytes();
+        let page_bytes = case.page_bytes(model);
         let pages = case.batch * request.pages_max(model, page_bytes);
         let pool = PagePool::new(page_bytes, pages);
         self.caches = model.prefill_each(&vec![request; case.batch], &pool)?;
