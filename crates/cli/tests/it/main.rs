@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod alike;
 mod asking;
 mod bad_input;
 mod bench;
