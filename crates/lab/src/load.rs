@@ -18,6 +18,8 @@ mod fit;
 
 mod prompts;
 
+mod reader;
+
 mod target;
 
 mod record;
@@ -41,6 +43,7 @@ pub use lengths::{Lengths, ParseLengthsError};
 pub use percentiles::Percentiles;
 pub use plot::plot;
 pub use poisson::Poisson;
+pub use reader::{ParseShareError, Reader, Readers, Share};
 pub use record::{Answer, Failure, Outcome, Record};
 pub use run::{Load, Settings};
 pub use summary::{Ended, Goodput, Limits, Summary};

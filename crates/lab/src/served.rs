@@ -91,7 +91,7 @@ impl Served {
             .enable_all()
             .build()?;
         let (client, model) = runtime.block_on(async {
-            let mut client = connect(address).await?;
+            let mut client = connect(address, None).await?;
             let model = pick(&mut client, model).await?;
             Ok::<_, Error>((client, model))
         })?;
@@ -211,8 +211,12 @@ impl Served {
     }
 }
 
-/// A connection to the coordinator at `address` (host:port).
-pub(crate) async fn connect(address: &str) -> Result<InferenceClient<Channel>, Error> {
+/// A connection to the coordinator at `address` (host:port), with a window of its own for the bytes of an answer
+/// that are on their way.
+pub(crate) async fn connect(
+    address: &str,
+    window_bytes: Option<u32>,
+) -> Result<InferenceClient<Channel>, Error> {
     let unreachable = |source| Error::Connect {
         address: address.to_owned(),
         source,
@@ -220,6 +224,7 @@ pub(crate) async fn connect(address: &str) -> Result<InferenceClient<Channel>, E
     let channel = Endpoint::from_shared(format!("http://{address}"))
         .map_err(unreachable)?
         .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(window_bytes)
         .connect()
         .await
         .map_err(unreachable)?;

@@ -1,14 +1,16 @@
 //! One request, from sending to its end.
 
+use std::future::pending;
 use std::time::Duration;
 
 use lava_proto::v1;
 use lava_proto::v1::inference_client::InferenceClient;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::record::{Answer, Failure, Outcome};
+use super::reader::Reader;
+use super::record::{Answer, Failure, Left, Outcome};
 
 /// A server ends a request at its deadline by itself. If it says nothing for so long after it, it is
 /// given up.
@@ -19,14 +21,32 @@ pub(super) async fn ask(
     client: InferenceClient<Channel>,
     message: v1::GenerateRequest,
     time_allowed: Duration,
+    reader: Reader,
 ) -> Outcome {
     let mut request = Request::new(message);
     request.set_timeout(time_allowed);
     let mut tokens = Tokens::new(Instant::now());
     let given_up = tokens.began + time_allowed + GRACE;
-    let ended = timeout_at(given_up, read(client, request, &mut tokens)).await;
-    let silent = |_| Err(Status::deadline_exceeded("the server does not end it"));
+    let leaves_at = reader.leaves_after().map(|after| tokens.began + after);
+    let leaving = async {
+        match leaves_at {
+            Some(at) => sleep_until(at).await,
+            None => pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = timeout_at(given_up, read(client, request, reader, &mut tokens)) => Some(ended),
+        () = leaving => None,
+    };
     let took = tokens.began.elapsed();
+    let Some(ended) = ended else {
+        return Outcome::Left(Left {
+            took,
+            output_tokens: tokens.count(),
+        });
+    };
+    let silent = |_| Err(Status::deadline_exceeded("the server does not end it"));
     match ended.unwrap_or_else(silent) {
         Ok(finish) => Outcome::Answered(tokens.answer(finish, took)),
         Err(status) => tokens.failure(&status, took),
@@ -36,14 +56,18 @@ pub(super) async fn ask(
 async fn read(
     mut client: InferenceClient<Channel>,
     request: Request<v1::GenerateRequest>,
+    reader: Reader,
     tokens: &mut Tokens,
 ) -> Result<v1::Finish, Status> {
     let mut stream = client.generate(request).await?.into_inner();
+    let mut messages = 0;
     while let Some(message) = stream.message().await? {
         tokens.push(message.tokens.len(), Instant::now());
         if let Some(finish) = message.finish {
             return Ok(finish);
         }
+        sleep(reader.pause_after(messages)).await;
+        messages += 1;
     }
     Err(Status::internal(
         "the answer ended without its last message",

@@ -19,6 +19,8 @@ pub struct Progress {
     pub refused: usize,
     /// Ended with another status.
     pub failed: usize,
+    /// Ended by their clients.
+    pub left: usize,
     /// Not sent, because as many as are allowed were under way.
     pub not_sent: usize,
     /// Median time to the first token of those that are answered.
@@ -77,6 +79,7 @@ impl Board {
             }
             Outcome::Refused(_) => self.progress.refused += 1,
             Outcome::Failed(_) => self.progress.failed += 1,
+            Outcome::Left(_) => self.progress.left += 1,
             Outcome::NotSent | Outcome::Cancelled => (),
         }
         self.records[index].outcome = outcome;

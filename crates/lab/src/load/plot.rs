@@ -26,7 +26,7 @@ const MS_MIN: f64 = 0.01;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// An SVG document: times to the first token over the time of the load, with a cross for every request
-/// that has no answer, and the distributions of times to the first token and between tokens.
+/// that has no answer though its client stayed, and the distributions of times to the first token and between tokens.
 ///
 /// # Errors
 /// The drawing cannot be made, which is a bug.
@@ -86,7 +86,7 @@ fn over_time(
     }))?;
     let lost = records
         .iter()
-        .filter(|record| !matches!(record.outcome, Outcome::Answered(_)));
+        .filter(|record| !matches!(record.outcome, Outcome::Answered(_) | Outcome::Left(_)));
     chart
         .draw_series(lost.map(|record| Cross::new((record.planned.as_secs_f64(), 0.0), 4, LOST)))?;
     Ok(())
@@ -148,6 +148,7 @@ fn largest(values: impl Iterator<Item = f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::reader::Reader;
 
     fn record(planned: u64, outcome: Outcome) -> Record {
         Record {
@@ -156,6 +157,7 @@ mod tests {
             late: Duration::ZERO,
             prompt_tokens: 1,
             output_tokens_asked: 2,
+            reader: Reader::Steady,
             outcome,
         }
     }

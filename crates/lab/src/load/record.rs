@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::reader::Reader;
+
 /// A request whose time came.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Record {
@@ -19,6 +21,8 @@ pub struct Record {
     pub prompt_tokens: u32,
     /// Tokens of the answer that were asked for.
     pub output_tokens_asked: u32,
+    /// How its client reads.
+    pub reader: Reader,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -38,6 +42,8 @@ pub enum Outcome {
     Failed(Failure),
     /// The load was stopped meanwhile.
     Cancelled,
+    /// The client left before the end.
+    Left(Left),
 }
 
 /// A whole answer. Times count from the moment of sending.
@@ -80,6 +86,16 @@ pub struct Failure {
     pub output_tokens: u32,
 }
 
+/// The part of an answer that came before its client left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// Time from sending to leaving.
+    #[serde(rename = "took_ms", serialize_with = "millis")]
+    pub took: Duration,
+    /// Tokens that came.
+    pub output_tokens: u32,
+}
+
 impl Answer {
     /// Mean time between two tokens; None if there is only one.
     pub fn per_token(&self) -> Option<Duration> {
@@ -116,6 +132,7 @@ mod tests {
             late: Duration::from_micros(250),
             prompt_tokens: 40,
             output_tokens_asked: 3,
+            reader: Reader::Steady,
             outcome,
         };
         serde_json::to_string(&record).unwrap()
@@ -135,9 +152,15 @@ mod tests {
             recomputes: 0,
         };
         assert_eq!(answer.per_token(), Some(Duration::from_millis(6)));
-        expect![[r#"{"index":3,"planned_ms":1500.0,"late_ms":0.25,"prompt_tokens":40,"output_tokens_asked":3,"outcome":"answered","first_token_ms":20.0,"gaps_ms":[5.0,7.0],"took_ms":33.0,"output_tokens":3,"budget":48,"row_format":"int4","full_bytes":1000,"shipped_bytes":100,"recomputes":0}"#]]
+        expect![[r#"{"index":3,"planned_ms":1500.0,"late_ms":0.25,"prompt_tokens":40,"output_tokens_asked":3,"reader":"steady","outcome":"answered","first_token_ms":20.0,"gaps_ms":[5.0,7.0],"took_ms":33.0,"output_tokens":3,"budget":48,"row_format":"int4","full_bytes":1000,"shipped_bytes":100,"recomputes":0}"#]]
             .assert_eq(&json(Outcome::Answered(answer)));
-        expect![[r#"{"index":3,"planned_ms":1500.0,"late_ms":0.25,"prompt_tokens":40,"output_tokens_asked":3,"outcome":"not_sent"}"#]]
+        expect![[r#"{"index":3,"planned_ms":1500.0,"late_ms":0.25,"prompt_tokens":40,"output_tokens_asked":3,"reader":"steady","outcome":"not_sent"}"#]]
             .assert_eq(&json(Outcome::NotSent));
+        let left = Left {
+            took: Duration::from_millis(12),
+            output_tokens: 1,
+        };
+        expect![[r#"{"index":3,"planned_ms":1500.0,"late_ms":0.25,"prompt_tokens":40,"output_tokens_asked":3,"reader":"steady","outcome":"left","took_ms":12.0,"output_tokens":1}"#]]
+            .assert_eq(&json(Outcome::Left(left)));
     }
 }

@@ -13,27 +13,36 @@ use super::arrival::Arrival;
 use super::ask::ask;
 use super::board::{Board, Progress};
 use super::prompts::Prompts;
+use super::reader::{Reader, Readers};
 use super::record::{Outcome, Record};
 use super::target::Target;
+use crate::dice::Dice;
 use crate::served::budget_form;
 
 /// Longest time between two reports of progress.
 const TICK: Duration = Duration::from_millis(500);
 
-/// What all requests of a load have in common.
-#[derive(Debug, Clone, Copy)]
+/// Likeliest tokens that clients with pauses ask for: their messages are large, and what is on the way to
+/// them fills up soon.
+const LOGPROBS: u32 = 20;
+
+/// What the requests of a load ask for. Of each list every request draws one; of an empty one it has what the
+/// server is configured for.
+#[derive(Debug, Clone)]
 pub struct Settings {
-    /// Which rows are kept; None: as the server is configured.
-    pub method: Option<Method>,
-    /// What caches are cut to; None: as the server is configured.
-    pub budget: Option<Budget>,
-    /// How rows are stored; None: as the server is configured.
-    pub format: Option<RowFormat>,
+    /// Which rows are kept.
+    pub methods: Vec<Method>,
+    /// What caches are cut to.
+    pub budgets: Vec<Budget>,
+    /// How rows are stored.
+    pub formats: Vec<RowFormat>,
+    /// How their clients read.
+    pub readers: Readers,
     /// Most requests under way; what is due beyond is not sent.
     pub in_flight_max: usize,
     /// Time for one request.
     pub time_allowed: Duration,
-    /// The same seed gives the same prompts.
+    /// The same seed gives the same prompts and draws.
     pub seed: u64,
 }
 
@@ -69,10 +78,15 @@ impl Load<'_> {
         let mut running = JoinSet::new();
         let mut board = Board::new(self.plan.len());
         let began = Instant::now();
-        let mut plan = self.plan.iter().enumerate().map(|(index, arrival)| Next {
-            index,
-            arrival,
-            message: self.message(prompts.ids(index, arrival), arrival),
+        let mut plan = self.plan.iter().enumerate().map(|(index, arrival)| {
+            let mut dice = Dice::new(self.settings.seed, &format!("request {index}"));
+            let reader = self.settings.readers.draw(&mut dice);
+            Next {
+                index,
+                arrival,
+                reader,
+                message: self.message(prompts.ids(index, arrival), arrival, reader, &mut dice),
+            }
         });
         // A prompt is made before its time comes.
         let mut next = plan.next();
@@ -113,6 +127,7 @@ impl Load<'_> {
         let Next {
             index,
             arrival,
+            reader,
             message,
         } = next;
         let has_room = running.len() < self.settings.in_flight_max;
@@ -122,20 +137,30 @@ impl Load<'_> {
             late,
             prompt_tokens: arrival.prompt_tokens,
             output_tokens_asked: arrival.output_tokens,
+            reader,
             outcome: match has_room {
                 true => Outcome::Cancelled,
                 false => Outcome::NotSent,
             },
         });
         if has_room {
-            let client = self.target.client(index);
+            let client = self.target.client(index, reader.waits());
             let time_allowed = self.settings.time_allowed;
-            running.spawn(async move { (index, ask(client, message, time_allowed).await) });
+            running.spawn(async move { (index, ask(client, message, time_allowed, reader).await) });
         }
     }
 
-    fn message(&self, ids: Vec<u32>, arrival: &Arrival) -> v1::GenerateRequest {
+    fn message(
+        &self,
+        ids: Vec<u32>,
+        arrival: &Arrival,
+        reader: Reader,
+        dice: &mut Dice,
+    ) -> v1::GenerateRequest {
         let text = |setting: Option<String>| setting.unwrap_or_default();
+        let method = one(&self.settings.methods, dice);
+        let budget = one(&self.settings.budgets, dice);
+        let format = one(&self.settings.formats, dice);
         v1::GenerateRequest {
             model: self.target.model().to_owned(),
             prompt: Some(v1::Prompt {
@@ -143,9 +168,10 @@ impl Load<'_> {
             }),
             max_tokens: Some(arrival.output_tokens),
             ignore_end_of_text: true,
-            policy: text(self.settings.method.map(|method| method.to_string())),
-            budget_form: self.settings.budget.map(budget_form),
-            row_format: text(self.settings.format.map(|format| format.to_string())),
+            logprobs: reader.waits().then_some(LOGPROBS),
+            policy: text(method.map(|method| method.to_string())),
+            budget_form: budget.map(budget_form),
+            row_format: text(format.map(|format| format.to_string())),
             ..Default::default()
         }
     }
@@ -155,7 +181,13 @@ impl Load<'_> {
 struct Next<'a> {
     index: usize,
     arrival: &'a Arrival,
+    reader: Reader,
     message: v1::GenerateRequest,
+}
+
+/// One of them, if there are any.
+fn one<T: Copy>(list: &[T], dice: &mut Dice) -> Option<T> {
+    (!list.is_empty()).then(|| *dice.pick(list))
 }
 
 fn end(board: &mut Board, ended: Result<(usize, Outcome), JoinError>) {

@@ -20,7 +20,7 @@ pub struct Limits {
 /// The numbers of a load. Rates are over `seconds`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// Requests whose time came: the sum of the five below.
+    /// Requests whose time came: the sum of the six below.
     pub due: usize,
     /// Ended with a whole answer.
     pub answered: usize,
@@ -32,13 +32,16 @@ pub struct Summary {
     pub not_sent: usize,
     /// Under way when the load was stopped.
     pub cancelled: usize,
+    /// Ended by their clients.
+    pub left: usize,
     /// Refusals and failures by code.
     pub ended_by_status: Vec<Ended>,
     /// From the start of the load to the last end of a request.
     pub seconds: f64,
     /// How late requests were sent, milliseconds.
     pub late_ms: Option<Percentiles>,
-    /// Time from sending to the first token, milliseconds.
+    /// Time from sending to the first token, milliseconds. This and the times below are of clients that read what
+    /// comes: the others' say more of themselves.
     pub first_token_ms: Option<Percentiles>,
     /// Times between tokens, those of all requests together, milliseconds.
     pub gap_ms: Option<Percentiles>,
@@ -90,7 +93,7 @@ pub struct Goodput {
     pub requests: usize,
     /// Per second.
     pub requests_per_second: f64,
-    /// Of all requests that were due, those cancelled left out.
+    /// Of all requests that were due, without those that were cancelled or left, or whose clients pause.
     pub share: f64,
 }
 
@@ -113,13 +116,15 @@ impl Summary {
             found.count()
         };
         let answers: Vec<(&Record, &Answer)> = records.iter().filter_map(answered).collect();
+        let read_at_once = answers.iter().filter(|(record, _)| !record.reader.waits());
+        let read_at_once: Vec<&Answer> = read_at_once.map(|(_, answer)| *answer).collect();
         let times = |of: fn(&Answer) -> Duration| {
-            Percentiles::of(answers.iter().map(|(_, answer)| of(answer)))
+            Percentiles::of(read_at_once.iter().map(|answer| of(answer)))
         };
         let sum =
             |of: fn(&Answer) -> u64| -> u64 { answers.iter().map(|(_, answer)| of(answer)).sum() };
-        let gaps = answers.iter().flat_map(|(_, answer)| &answer.gaps);
-        let per_token = answers.iter().filter_map(|(_, answer)| answer.per_token());
+        let gaps = read_at_once.iter().flat_map(|answer| &answer.gaps);
+        let per_token = read_at_once.iter().filter_map(|answer| answer.per_token());
         let sent = records
             .iter()
             .filter(|record| record.outcome != Outcome::NotSent);
@@ -140,16 +145,16 @@ impl Summary {
             0.0 => 0.0,
             seconds => count / seconds,
         };
-        let cancelled = of(|outcome| matches!(outcome, Outcome::Cancelled));
         let good = || {
-            let requests = answers.iter().filter(|(_, answer)| limits.hold(answer));
+            let requests = read_at_once.iter().filter(|answer| limits.hold(answer));
             let requests = requests.count();
+            let judged = records.iter().filter(|record| is_judged(record)).count();
             Goodput {
                 first_token_ms_max: limits.first_token.map(in_millis),
                 per_token_ms_max: limits.per_token.map(in_millis),
                 requests,
                 requests_per_second: per_second(requests as f64),
-                share: requests as f64 / (records.len() - cancelled).max(1) as f64,
+                share: requests as f64 / judged.max(1) as f64,
             }
         };
         Summary {
@@ -158,7 +163,8 @@ impl Summary {
             refused: of(|outcome| matches!(outcome, Outcome::Refused(_))),
             failed: of(|outcome| matches!(outcome, Outcome::Failed(_))),
             not_sent: of(|outcome| matches!(outcome, Outcome::NotSent)),
-            cancelled,
+            cancelled: of(|outcome| matches!(outcome, Outcome::Cancelled)),
+            left: of(|outcome| matches!(outcome, Outcome::Left(_))),
             ended_by_status: ended_by_status(records),
             seconds: took.as_secs_f64(),
             late_ms: Percentiles::of(sent.map(|record| record.late)),
@@ -186,11 +192,18 @@ fn answered(record: &Record) -> Option<(&Record, &Answer)> {
     }
 }
 
+/// Whether its times are the server's.
+fn is_judged(record: &Record) -> bool {
+    let is_cut = matches!(record.outcome, Outcome::Cancelled | Outcome::Left(_));
+    !is_cut && !record.reader.waits()
+}
+
 /// When the request ended, after the start of the load.
 fn ended_at(record: &Record) -> Option<Duration> {
     let took = match &record.outcome {
         Outcome::Answered(answer) => answer.took,
         Outcome::Refused(failure) | Outcome::Failed(failure) => failure.took,
+        Outcome::Left(left) => left.took,
         Outcome::NotSent | Outcome::Cancelled => return None,
     };
     Some(record.planned + record.late + took)

@@ -10,10 +10,16 @@ use crate::served::{Error, connect, pick};
 /// back, which would look like a slow server.
 const CONNECTION_REQUESTS: usize = 256;
 
+/// Bytes of an answer that may be on their way to a client with pauses. A few messages fill them, so that the
+/// server has to wait with the next one.
+const WAITING_WINDOW_BYTES: u32 = 1 << 10;
+
 /// One model of a coordinator.
 #[derive(Debug, Clone)]
 pub struct Target {
     clients: Vec<InferenceClient<Channel>>,
+    /// Likewise, for clients with pauses.
+    waiting: Vec<InferenceClient<Channel>>,
     model: v1::Model,
 }
 
@@ -28,13 +34,20 @@ impl Target {
         model: Option<&str>,
         in_flight_max: usize,
     ) -> Result<Target, Error> {
-        let mut first = connect(address).await?;
+        let mut first = connect(address, None).await?;
         let model = pick(&mut first, model).await?;
-        let mut clients = vec![first];
-        for _ in 1..in_flight_max.div_ceil(CONNECTION_REQUESTS) {
-            clients.push(connect(address).await?);
+        let (mut clients, mut waiting) = (vec![first], Vec::new());
+        for index in 0..in_flight_max.div_ceil(CONNECTION_REQUESTS) {
+            if index > 0 {
+                clients.push(connect(address, None).await?);
+            }
+            waiting.push(connect(address, Some(WAITING_WINDOW_BYTES)).await?);
         }
-        Ok(Target { clients, model })
+        Ok(Target {
+            clients,
+            waiting,
+            model,
+        })
     }
 
     /// Its name.
@@ -52,8 +65,12 @@ impl Target {
         self.model.vocabulary
     }
 
-    /// The connection of request `index`: they take turns.
-    pub(super) fn client(&self, index: usize) -> InferenceClient<Channel> {
-        self.clients[index % self.clients.len()].clone()
+    /// The connection of request `index`: they take turns. Clients with pauses have their own.
+    pub(super) fn client(&self, index: usize, waits: bool) -> InferenceClient<Channel> {
+        let clients = match waits {
+            true => &self.waiting,
+            false => &self.clients,
+        };
+        clients[index % clients.len()].clone()
     }
 }

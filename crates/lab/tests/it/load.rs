@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lava_lab::load::{Arrival, Load, Outcome, Progress, Record, Settings, Target};
+use lava_lab::load::{Arrival, Load, Outcome, Progress, Readers, Record, Settings, Target};
 use lava_proto::v1;
 use lava_proto::v1::inference_server::{Inference, InferenceServer};
 use tokio::sync::watch;
@@ -100,9 +100,10 @@ fn plan(starts_ms: &[u64]) -> Vec<Arrival> {
 
 fn settings(in_flight_max: usize, time_allowed: Duration) -> Settings {
     Settings {
-        method: None,
-        budget: None,
-        format: None,
+        methods: Vec::new(),
+        budgets: Vec::new(),
+        formats: Vec::new(),
+        readers: Readers::default(),
         in_flight_max,
         time_allowed,
         seed: 1,
@@ -165,6 +166,37 @@ async fn a_stop_cancels_what_runs_and_sends_nothing_more() {
     let records = run.await.expect("it stops");
     let outcomes: Vec<_> = records.iter().map(|record| &record.outcome).collect();
     assert_eq!(outcomes, [&Outcome::Cancelled, &Outcome::Cancelled]);
+    let closed = tokio::time::timeout(PATIENCE, seen.wait_for(|calls| calls.open == 0));
+    closed.await.expect("the server is told").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_leave_end_their_calls_within_their_time() {
+    let (target, mut seen) = silent().await;
+    let plan = plan(&[0, 0, 0]);
+    let leave_within = Duration::from_millis(300);
+    let leave = Some("1:300".parse().unwrap());
+    let load = Load {
+        target: &target,
+        plan: &plan,
+        settings: Settings {
+            readers: Readers {
+                leave,
+                ..Readers::default()
+            },
+            ..settings(9, PATIENCE * 100)
+        },
+    };
+    let mut last = Progress::default();
+    let mut watch = |progress: &Progress| last = *progress;
+    let run = tokio::time::timeout(PATIENCE, load.run(std::future::pending(), &mut watch));
+    let records = run.await.expect("all leave");
+    let in_time = |record: &Record| match &record.outcome {
+        Outcome::Left(left) => left.output_tokens == 0 && left.took < leave_within + PATIENCE / 2,
+        _ => false,
+    };
+    assert!(records.iter().all(in_time), "{records:?}");
+    assert_eq!((last.sent, last.left, last.running), (3, 3, 0));
     let closed = tokio::time::timeout(PATIENCE, seen.wait_for(|calls| calls.open == 0));
     closed.await.expect("the server is told").unwrap();
 }

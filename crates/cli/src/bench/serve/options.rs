@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{ArgGroup, Args};
 use lava::{Budget, Method};
 use lava_engine::RowFormat;
 use lava_lab::load::{
-    Arrival, Fit, Fitted, Lengths, Limits, Poisson, Settings, Target, compress, read_trace,
+    Arrival, Fit, Fitted, Lengths, Limits, Poisson, Readers, Settings, Share, Target, compress,
+    read_trace,
 };
 use serde_json::{Value, json};
 
@@ -73,15 +74,27 @@ pub(crate) struct Serve {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Which rows are kept: a policy, with settings behind it if wanted; the server's default if not given.
-    #[arg(long)]
-    policy: Option<Method>,
+    /// Which rows are kept: a policy, with settings behind it if wanted; the server's default if not given. Of several,
+    /// here and in the next two, each request draws one.
+    #[arg(long, value_delimiter = ',')]
+    policy: Vec<Method>,
     /// What caches are cut to: entries, a share of the prompt (10%) or bytes (3MB); the server's default if not given.
-    #[arg(long)]
-    budget: Option<Budget>,
+    #[arg(long, value_delimiter = ',')]
+    budget: Vec<Budget>,
     /// How rows that compete for the budget are stored; the server's default if not given.
-    #[arg(long)]
-    row_format: Option<RowFormat>,
+    #[arg(long, value_delimiter = ',')]
+    row_format: Vec<RowFormat>,
+
+    /// Let a share of the clients leave, each at a random moment within so many milliseconds of sending: 0.2:500.
+    #[arg(long, value_name = "SHARE:MS")]
+    leave: Option<Share>,
+    /// Let a share of the clients read slowly, with so many milliseconds after each message. These and the next ones ask
+    /// for 20 logprobs and take a kilobyte at once, so that the server has to wait for them.
+    #[arg(long, value_name = "SHARE:MS")]
+    slow: Option<Share>,
+    /// Let a share of the clients read nothing for so many milliseconds after their first message.
+    #[arg(long, value_name = "SHARE:MS")]
+    stall: Option<Share>,
 
     /// Most requests under way. What is due beyond is not sent, and counted.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=4096))]
@@ -108,6 +121,9 @@ pub(crate) struct Serve {
 impl Serve {
     /// The requests, before they are cut to what the model takes.
     pub(super) fn plan(&self) -> Result<Vec<Arrival>> {
+        if !self.readers().fit() {
+            bail!("--leave, --slow and --stall are shares of the same clients, together at most 1");
+        }
         let Some(trace) = &self.trace else {
             let poisson = Poisson {
                 rate: self.rate.unwrap_or(1.0),
@@ -135,12 +151,21 @@ impl Serve {
 
     pub(super) fn settings(&self) -> Settings {
         Settings {
-            method: self.policy,
-            budget: self.budget,
-            format: self.row_format,
+            methods: self.policy.clone(),
+            budgets: self.budget.clone(),
+            formats: self.row_format.clone(),
+            readers: self.readers(),
             in_flight_max: self.in_flight_max.into(),
             time_allowed: Duration::from_secs(self.timeout_s.into()),
             seed: self.seed,
+        }
+    }
+
+    fn readers(&self) -> Readers {
+        Readers {
+            leave: self.leave,
+            slow: self.slow,
+            stall: self.stall,
         }
     }
 
@@ -183,10 +208,22 @@ impl Serve {
         let or = |setting: Option<String>| setting.unwrap_or_else(|| "the server's".to_owned());
         format!(
             "{} policy, {} rows, {} budget",
-            or(self.policy.map(|policy| policy.to_string())),
-            or(self.row_format.map(|format| format.to_string())),
-            or(self.budget.map(|budget| budget.to_string())),
+            or(joined(&self.policy)),
+            or(joined(&self.row_format)),
+            or(joined(&self.budget)),
         )
+    }
+
+    /// Clients that do not just read, in words.
+    pub(super) fn clients(&self) -> Option<String> {
+        let all = [
+            (self.leave, "leave"),
+            (self.slow, "slow"),
+            (self.stall, "stall"),
+        ];
+        let named = |(share, name): (Option<Share>, &str)| Some(format!("{name} {}", share?));
+        let named: Vec<String> = all.into_iter().filter_map(named).collect();
+        (!named.is_empty()).then(|| named.join(", "))
     }
 
     /// Everything that the numbers depend on; what is null is as the server is configured, or does not apply.
@@ -207,15 +244,24 @@ impl Serve {
             "cut": fitted,
             "planned": planned,
             "seed": self.seed,
-            "policy": self.policy.map(|policy| policy.to_string()),
-            "budget": self.budget.map(|budget| budget.to_string()),
-            "row_format": self.row_format.map(|format| format.to_string()),
+            "policy": joined(&self.policy),
+            "budget": joined(&self.budget),
+            "row_format": joined(&self.row_format),
+            "leave": self.leave.map(|share| share.to_string()),
+            "slow": self.slow.map(|share| share.to_string()),
+            "stall": self.stall.map(|share| share.to_string()),
             "in_flight_max": self.in_flight_max,
             "timeout_s": self.timeout_s,
             "ttft_ms": self.ttft_ms,
             "token_ms": self.token_ms,
         })
     }
+}
+
+/// As it is written on the command line; None if nothing is.
+fn joined<T: ToString>(list: &[T]) -> Option<String> {
+    let words: Vec<String> = list.iter().map(T::to_string).collect();
+    (!words.is_empty()).then(|| words.join(","))
 }
 
 /// A rate or a factor.

@@ -31,7 +31,11 @@ fn message(progress: &Progress) -> String {
         ..
     } = progress;
     let mut message = format!("{running} running, {answered} done, {refused} refused");
-    for (count, what) in [(progress.failed, "failed"), (progress.not_sent, "not sent")] {
+    for (count, what) in [
+        (progress.failed, "failed"),
+        (progress.left, "left"),
+        (progress.not_sent, "not sent"),
+    ] {
         if count > 0 {
             message.push_str(&format!(", {count} {what}"));
         }

@@ -9,6 +9,9 @@ pub(super) fn print(options: &Serve, target: &Target, fitted: &Fitted, summary: 
     println!("model             {}", target.model());
     println!("requests          {}", options.source());
     println!("cache             {}", options.cache());
+    if let Some(clients) = options.clients() {
+        println!("clients           {clients}");
+    }
     for line in lines(fitted, summary, target.context_tokens()) {
         println!("{line}");
     }
@@ -90,6 +93,7 @@ fn outcome(summary: &Summary) -> String {
             "not sent (as many as allowed were under way)",
         ),
         (summary.cancelled, "cancelled"),
+        (summary.left, "left by their clients"),
     ] {
         if count > 0 {
             text.push_str(&format!(", {count} {what}"));
@@ -152,6 +156,7 @@ mod tests {
             failed: 0,
             not_sent: 1,
             cancelled: 0,
+            left: 0,
             ended_by_status: vec![Ended {
                 refused: true,
                 code: "ResourceExhausted".into(),

@@ -1,4 +1,6 @@
 use super::*;
+use crate::load::reader::Reader;
+use crate::load::record::Left;
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -12,6 +14,7 @@ fn record(planned: u64, outcome: Outcome) -> Record {
         late: ms(1),
         prompt_tokens: 100,
         output_tokens_asked: 3,
+        reader: Reader::Steady,
         outcome,
     }
 }
@@ -142,6 +145,28 @@ fn what_was_cancelled_counts_for_nobody() {
     assert_eq!((found.due, found.cancelled), (9, 1));
     assert_eq!(found.goodput.unwrap().share, 3.0 / 8.0);
     assert!((found.seconds - 1.9).abs() < 1e-9);
+}
+
+#[test]
+fn clients_that_pause_or_left_count_for_the_throughput_only() {
+    let mut records = records();
+    let left = Left {
+        took: ms(50),
+        output_tokens: 1,
+    };
+    records.push(record(1900, Outcome::Left(left)));
+    let pause = ms(700);
+    let slow = answer(100, &[700, 700]);
+    records.push(Record {
+        reader: Reader::Slow { pause },
+        ..record(0, slow)
+    });
+    let found = Summary::new(&records, limits(Some(300), None));
+    assert_eq!((found.due, found.answered, found.left), (10, 4, 1));
+    assert_eq!(found.goodput.unwrap().share, 3.0 / 8.0);
+    assert_eq!(found.gap_ms.map(|gaps| gaps.max), Some(50.0));
+    assert_eq!(found.output_tokens, 10);
+    assert!((found.seconds - 1.951).abs() < 1e-9, "{}", found.seconds);
 }
 
 #[test]
