@@ -14,6 +14,7 @@ use lava_worker::{Loaded, ModelSection};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 
+use crate::heap::HEAP;
 use crate::model;
 
 /// How a process is configured.
@@ -50,9 +51,11 @@ impl Process {
         telemetry::init(telemetry)?;
         let shutdown = Shutdown::new();
         shutdown.on_signals()?;
+        let mut metrics = Metrics::new();
+        metrics.heap(HEAP.bytes);
         Ok(Self {
             shutdown,
-            metrics: Metrics::new(),
+            metrics,
             http: http.clone(),
         })
     }

@@ -20,6 +20,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     reserved: usize,
+    /// Pages that have their memory: those in use, and the spare ones.
+    made: usize,
     /// Buffers that were used before.
     spare: Vec<Page>,
 }
@@ -50,6 +52,11 @@ impl PagePool {
     /// Pages that are reserved now.
     pub fn pages_reserved(&self) -> usize {
         self.inner.state().reserved
+    }
+
+    /// Pages whose memory was taken, which is as many as were ever in use at once.
+    pub fn pages_made(&self) -> usize {
+        self.inner.state().made
     }
 
     /// Sets pages aside; they come back when the reservation and all its pages are dropped.
@@ -126,8 +133,13 @@ impl Reservation {
             self.pages
         );
         self.taken += 1;
-        let spare = self.pool.state().spare.pop();
-        spare.unwrap_or_else(|| Page::new(self.pool.page_bytes))
+        let mut state = self.pool.state();
+        if let Some(page) = state.spare.pop() {
+            return page;
+        }
+        state.made += 1;
+        drop(state);
+        Page::new(self.pool.page_bytes)
     }
 
     /// Gives a page back to the reservation.
@@ -194,6 +206,19 @@ mod tests {
         drop(held);
         assert_eq!(pool.pages_reserved(), 0);
         pool.reserve(10).unwrap();
+    }
+
+    #[test]
+    fn memory_is_taken_for_as_many_pages_as_are_in_use_at_once() {
+        let pool = pool(10);
+        for most in [2, 3, 1] {
+            let mut reservation = pool.reserve(5).unwrap();
+            let pages: Vec<Page> = (0..most).map(|_| reservation.take()).collect();
+            pages
+                .into_iter()
+                .for_each(|page| reservation.give_back(page));
+        }
+        assert_eq!(pool.pages_made(), 3);
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! The registry of a process while its parts are being built.
 
+use std::fmt;
 use std::sync::Arc;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 /// What the process can count, under construction. Each part registers its own gauges, counters and
@@ -29,9 +34,29 @@ impl Metrics {
         self.registry.sub_registry_with_prefix(prefix)
     }
 
+    /// Shows what the process's allocator has given out and not got back, as `lava_process_heap_bytes`. `bytes`
+    /// asks it, at each scrape.
+    pub fn heap(&mut self, bytes: fn() -> usize) {
+        let list = self.sub_registry("process");
+        list.register_collector(Box::new(Heap(bytes)));
+    }
+
     /// The finished list, to be [served](crate::http::serve).
     pub fn finish(self) -> Arc<Registry> {
         Arc::new(self.registry)
+    }
+}
+
+/// See [`Metrics::heap`].
+#[derive(Debug)]
+struct Heap(fn() -> usize);
+
+impl Collector for Heap {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Bytes allocated and not freed.";
+        let gauge = ConstGauge::new((self.0)() as i64);
+        let metric = encoder.encode_descriptor("heap_bytes", help, None, MetricType::Gauge)?;
+        gauge.encode(metric)
     }
 }
 
@@ -54,6 +79,7 @@ mod tests {
         metrics
             .sub_registry("pool")
             .register("pages", "Pages in use", pages.clone());
+        metrics.heap(|| 70);
         let registry = metrics.finish();
         cuts.inc_by(2);
         pages.set(3);
@@ -67,6 +93,9 @@ mod tests {
             # HELP lava_pool_pages Pages in use.
             # TYPE lava_pool_pages gauge
             lava_pool_pages 3
+            # HELP lava_process_heap_bytes Bytes allocated and not freed.
+            # TYPE lava_process_heap_bytes gauge
+            lava_process_heap_bytes 70
             # EOF
         "#]]
         .assert_eq(&text);

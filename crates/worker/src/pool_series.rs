@@ -9,7 +9,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 /// The pool's own numbers, read when they are asked for: `pages_reserved`, `pages_total`,
-/// `cache_bytes_reserved`.
+/// `cache_bytes_reserved`,
+/// `cache_bytes_made`.
 #[derive(Debug)]
 pub struct PoolSeries(PagePool);
 
@@ -30,6 +31,11 @@ impl Collector for PoolSeries {
                 "cache_bytes_reserved",
                 "Bytes of cache pages set aside",
                 reserved * self.0.page_bytes(),
+            ),
+            (
+                "cache_bytes_made",
+                "Bytes of cache pages that have been in use at once; they are kept",
+                self.0.pages_made() * self.0.page_bytes(),
             ),
         ];
         for (name, help, value) in series {
