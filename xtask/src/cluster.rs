@@ -8,7 +8,7 @@ mod guard;
 mod launch;
 mod log;
 mod member;
-mod metrics;
+pub(crate) mod metrics;
 mod prompt;
 mod scrape;
 mod status;

@@ -1,5 +1,5 @@
-//! The one door for developers: `cargo xtask demo | cluster | bench | quality | performance | test | ci | tidy | codegen | golden`. It
-//! runs cargo and the `lava` binary and uses none of our crates.
+//! The one door for developers: `cargo xtask demo | cluster | bench | soak | quality | performance | test | ci | tidy |
+//! codegen | golden`. It runs cargo and the `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -17,6 +17,7 @@ mod performance;
 mod process;
 mod quality;
 mod shell;
+mod soak;
 mod tidy;
 mod tools;
 
@@ -46,6 +47,8 @@ enum Verb {
     Cluster(cluster::Options),
     /// Measure which share of prefill scoring and packing take; fails if it is too large.
     Bench(bench::Options),
+    /// Let a server work through thousands of requests of all kinds; fails if anything is lost, held or leaked.
+    Soak(soak::Options),
     /// Set up and run all tests.
     Test {
         /// More arguments for `cargo test`, after `--`.
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Verb::Demo { extra } => demo::run(&extra),
         Verb::Cluster(options) => cluster::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Soak(options) => soak::run(&options),
         Verb::Test { extra } => test(&extra),
         Verb::Ci => ci::run(),
         Verb::Tidy => tidy::run(),

@@ -15,6 +15,7 @@ mod fleet;
 mod load;
 mod policies;
 mod promises;
+mod soak;
 mod transfer;
 
 use std::path::{Path, PathBuf};
