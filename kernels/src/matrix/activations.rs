@@ -66,10 +66,11 @@ impl InputBlock {
     fn round(x: &[f32; BLOCK]) -> Self {
         let largest = lanes::max_abs(x);
         let per_one = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        // Loops, since `map` on arrays is not inlined and would be compiled for the baseline CPU.
+        // What is not finite, or too small for `per_one` to be, has zeros in its low bits. Loops, since `map` on arrays is not inlined and would be compiled for the baseline CPU.
         let mut whole = [0; BLOCK];
         for (whole, x) in whole.iter_mut().zip(x) {
-            *whole = x.mul_add(per_one, ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
+            let low_bits = x.mul_add(per_one, ROUND).to_bits() as i8;
+            *whole = i32::from(low_bits);
         }
         let mut codes = [0; BLOCK];
         for (code, whole) in codes.iter_mut().zip(whole) {

@@ -180,3 +180,24 @@ fn rounding_to_8_bits_errs_by_half_a_step() {
     }
     assert_eq!(Matrix::q8_0(&[0.0; 32], 1, 32).widen(), [0.0; 32]);
 }
+
+#[test]
+fn rows_of_nothing_but_odd_values_are_multiplied_without_a_panic() {
+    let mut draw = Draw(2);
+    for format in BlockFormat::ALL {
+        let matrix = draw.matrix(Some(format), 3, 256);
+        for (x, finite) in [
+            (f32::NAN, false),
+            (f32::INFINITY, false),
+            (f32::NEG_INFINITY, false),
+            (1e-40, true),
+            (0.0, true),
+            (f32::MIN_POSITIVE, true),
+        ] {
+            for y in product(&[x; 256], &matrix) {
+                assert_eq!(y.is_finite(), finite, "{format:?} {x}: {y}");
+            }
+            assert_eq!(product::portable(&[x; 256], &matrix).len(), 3);
+        }
+    }
+}
