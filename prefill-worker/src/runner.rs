@@ -24,6 +24,9 @@ use crate::queue::{Events, Job};
 use crate::service::engine_request;
 use crate::shipment::{Sealed, Shipment};
 
+/// A caller that has heard the end of its answer leaves within this time.
+const TAKEN_IN_AFTER: Duration = Duration::from_secs(2);
+
 /// Runs jobs until their channel closes.
 pub(crate) struct Runner {
     pub(crate) loaded: Arc<Loaded>,
@@ -200,12 +203,13 @@ impl Runner {
         Ok(())
     }
 
-    /// Ends the transfer of an answer that is over only when its caller has taken that in: the decode worker would
-    /// complain of a missing seal, and might be heard first.
+    /// Ends the transfer of an answer that is over when its caller has taken that in and left, or soon after: the
+    /// decode worker would complain of a missing seal, and might be heard first.
     fn give_up_late(&self, job: &Job, shipment: Shipment) {
-        let (events, deadline) = (job.events.clone(), job.attempt.deadline);
+        let events = job.events.clone();
+        let latest = job.attempt.deadline.min(Instant::now() + TAKEN_IN_AFTER);
         self.runtime.spawn(async move {
-            let _ = tokio::time::timeout_at(deadline, events.closed()).await;
+            let _ = tokio::time::timeout_at(latest, events.closed()).await;
             drop(shipment);
         });
     }

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lava::Method;
 use lava_engine::{PagePool, PrefillRequest, RowFormat};
@@ -10,6 +11,7 @@ use lava_proto::v1::TransferStats;
 use lava_proto::worker::prefill_client::PrefillClient;
 use lava_test_support::{Architecture, HfDtype, ToyModel};
 use lava_worker::Loaded;
+use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -214,6 +216,39 @@ async fn prompts_that_wait_together_and_prompts_that_begin_alike_ship_the_same_r
         reused, 1024,
         "whichever of the two long prompts came second"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_an_early_end_gives_up_lasts_until_its_caller_has_left() {
+    let toy = ToyModel::new(Architecture::Llama);
+    let folder = tempfile::tempdir().unwrap();
+    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
+    let loaded = load(folder.path());
+    let mut client = crate::worker::start(loaded.clone()).await;
+    let prompt = prompt(130, toy.vocab as u32);
+    let first = shipped(&mut client, &loaded, &prompt, "lava", 48, RowFormat::F16).await;
+    for leaves in [true, false] {
+        let (address, mut received) = crate::receiver::start().await;
+        let mut asked = request(&loaded, &prompt, "lava", 48, address.to_string());
+        asked.attempt.as_mut().unwrap().stop_token_ids = vec![first.first_token];
+        let mut events = client.run(asked).await.unwrap().into_inner();
+        for _ in ["its first token, which is its last", "its end"] {
+            assert!(events.message().await.unwrap().is_some());
+        }
+        let soon = Duration::from_millis(300);
+        assert!(
+            timeout(soon, &mut received).await.is_err(),
+            "it is still open"
+        );
+        // Who stays hears the end of the call all the same.
+        if !leaves {
+            let end = timeout(Duration::from_secs(20), events.message()).await;
+            assert!(end.unwrap().unwrap().is_none());
+        }
+        drop(events);
+        let ended = timeout(Duration::from_secs(20), received).await.unwrap();
+        assert!(ended.is_err(), "it ends without a seal");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
