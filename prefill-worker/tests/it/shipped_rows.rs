@@ -79,18 +79,6 @@ async fn shipped(
     policy: &str,
     budget: u32,
     format: RowFormat,
-) -> Received {
-    let (received, _) = shipped_with_stats(client, loaded, prompt, policy, budget, format).await;
-    received
-}
-
-async fn shipped_with_stats(
-    client: &mut PrefillClient<Channel>,
-    loaded: &Loaded,
-    prompt: &[u32],
-    policy: &str,
-    budget: u32,
-    format: RowFormat,
 ) -> (Received, TransferStats) {
     let (address, received) = crate::receiver::start().await;
     let mut asked = request(loaded, prompt, policy, budget, address.to_string());
@@ -123,7 +111,7 @@ async fn the_real_models_kept_positions_at_128_are_the_engines_own() {
     let prompt = prompt(700, 49_152);
     let policy = "lava".parse().unwrap();
     let format = RowFormat::Int4;
-    let received = shipped(&mut client, &loaded, &prompt, "lava", 128, format).await;
+    let (received, _) = shipped(&mut client, &loaded, &prompt, "lava", 128, format).await;
     let rows: usize = received
         .tables
         .iter()
@@ -152,7 +140,8 @@ async fn every_policy_budget_and_format_ships_the_engines_rows() {
         ] {
             for len in [20, 130, 203] {
                 let prompt = prompt(len, toy.vocab as u32);
-                let received = shipped(&mut client, &loaded, &prompt, policy, budget, format).await;
+                let (received, _) =
+                    shipped(&mut client, &loaded, &prompt, policy, budget, format).await;
                 let method = policy.parse().unwrap();
                 let expected = expected(&loaded, &prompt, method, budget as usize, format);
                 assert!(
@@ -195,7 +184,7 @@ async fn prompts_that_wait_together_and_prompts_that_begin_alike_ship_the_same_r
     for (index, prompt) in prompts.clone().into_iter().enumerate() {
         let (mut client, loaded) = (client.clone(), loaded.clone());
         asking.spawn(async move {
-            let of = shipped_with_stats(&mut client, &loaded, &prompt, "lava", 48, format);
+            let of = shipped(&mut client, &loaded, &prompt, "lava", 48, format);
             (index, of.await)
         });
     }
@@ -226,7 +215,7 @@ async fn a_transfer_that_an_early_end_gives_up_lasts_until_its_caller_has_left()
     let loaded = load(folder.path());
     let mut client = crate::worker::start(loaded.clone()).await;
     let prompt = prompt(130, toy.vocab as u32);
-    let first = shipped(&mut client, &loaded, &prompt, "lava", 48, RowFormat::F16).await;
+    let (first, _) = shipped(&mut client, &loaded, &prompt, "lava", 48, RowFormat::F16).await;
     for leaves in [true, false] {
         let (address, mut received) = crate::receiver::start().await;
         let mut asked = request(&loaded, &prompt, "lava", 48, address.to_string());

@@ -29,8 +29,8 @@ pub(super) struct Engine {
     #[arg(long, value_delimiter = ',', num_args = 0..=1, default_value = "8,512,2048")]
     decode_tokens: Vec<usize>,
     /// Sequences of a step.
-    #[arg(long, value_delimiter = ',', default_value = "1,8")]
-    batches: Vec<usize>,
+    #[arg(long, value_delimiter = ',', default_value = "1,8", value_parser = clap::value_parser!(u16).range(1..))]
+    batches: Vec<u16>,
     /// Entries kept per layer and KV head, the window included, on average.
     #[arg(long, value_delimiter = ',', default_value = "1024")]
     budgets: Vec<usize>,
@@ -211,7 +211,7 @@ fn decode_cases(options: &Engine) -> Vec<DecodeCase> {
         let cut = options.budgets.iter();
         let cut = cut.map(|&budget| (options.policy, budget, options.row_format));
         let kept: Vec<_> = cut.chain(options.full.then_some(full)).collect();
-        for &batch in &options.batches {
+        for batch in options.batches.iter().map(|&batch| batch.into()) {
             for &(method, budget, format) in &kept {
                 cases.extend(page_rows.iter().map(|&page_rows| DecodeCase {
                     prompt_tokens,

@@ -91,4 +91,6 @@ fn page_sizes_are_compared_and_prompts_may_be_left_out() {
     }
 
     refused(&engine("1"), &["invalid value '1'", "--page-rows"]);
+    let none = ["bench", "engine", "--model", model, "--batches", "0"];
+    refused(&lava(&none), &["invalid value '0'", "--batches"]);
 }
