@@ -1,6 +1,7 @@
-//! The hot loops of the engine that candle lacks: causal attention over a whole prompt, the window
-//! scores of LAVa, rows in their stored forms, and decode attention over ragged pages. This crate owns arithmetic over borrowed
-//! slices and nothing else: it knows no model, no request and no policy. `engine` calls it.
+//! The hot loops of the engine: products with weights, dense or quantised, causal attention over a whole prompt, the
+//! window scores of LAVa, rows in their stored forms, and decode attention over ragged pages. This crate owns
+//! arithmetic over borrowed slices, and weights in the form that it multiplies, and nothing else: it knows no model,
+//! no request and no policy. `engine` calls it.
 //!
 //! Each kernel has a readable form in [`reference`] and a twin test that runs both over odd sizes.
 //! Activations are token-major, `[tokens, heads, D]`, exactly as the projections produce them, so

@@ -111,7 +111,7 @@ impl PrefixCache {
         drop(state);
         Growing {
             cache: self.clone(),
-            front: reused.last(),
+            front: reused.clone(),
             tokens: &tokens[first..first + blocks * BLOCK_TOKENS],
             first,
             blocks: vec![Vec::with_capacity(config.layers); blocks],
@@ -127,8 +127,8 @@ impl Inner {
 }
 
 impl State {
-    /// The front of a prompt counts as used later than what is behind it, so that no block outlives those
-    /// that lead to it.
+    /// The front of a prompt counts as used later than what is behind it, so that those go first that nothing
+    /// else leads to.
     fn touch(&mut self, reused: &Reused) {
         let ids: Vec<u64> = reused.blocks.iter().map(|(id, _)| *id).collect();
         for kept in self.blocks.values_mut() {
@@ -181,7 +181,8 @@ impl Reused {
 #[derive(Debug)]
 pub(crate) struct Growing<'a> {
     cache: PrefixCache,
-    front: BlockId,
+    /// What is there in front of them.
+    front: Reused,
     /// Of all its blocks.
     tokens: &'a [u32],
     /// Position of the first of them.
@@ -207,21 +208,18 @@ impl Growing<'_> {
         let blocks = std::mem::take(&mut self.blocks);
         let mut state = self.cache.inner.state();
         state.growing -= blocks.len();
-        let mut front = self.front;
-        let mut added = Reused::default();
+        let mut all = self.front.clone();
         for (tokens, rows) in self.tokens.chunks_exact(BLOCK_TOKENS).zip(blocks) {
             let id = state.next_id;
             state.next_id += 1;
             let rows = Arc::new(rows);
             // Another prompt may have added the same block since.
-            let kept = state
-                .blocks
-                .entry((front, tokens.to_vec()))
-                .or_insert(Kept { id, used: 0, rows });
-            front = Some(kept.id);
-            added.blocks.push((kept.id, Arc::clone(&kept.rows)));
+            let key = (all.last(), tokens.to_vec());
+            let kept = state.blocks.entry(key);
+            let kept = kept.or_insert(Kept { id, used: 0, rows });
+            all.blocks.push((kept.id, Arc::clone(&kept.rows)));
         }
-        state.touch(&added);
+        state.touch(&all);
     }
 }
 

@@ -255,6 +255,12 @@ fn the_least_recently_used_blocks_go_first_and_the_limit_holds() {
     assert_eq!(run(&texts[2], false).unwrap(), 0);
     assert_eq!(run(&texts[0], false).unwrap(), 2 * BLOCK);
     assert_eq!(run(&texts[1], false).unwrap(), 0);
+    // What was added behind a front goes before the front.
+    let longer = [&texts[0][..2 * BLOCK], &texts[4][..BLOCK + 100]].concat();
+    assert_eq!(run(&texts[0], false).unwrap(), 2 * BLOCK);
+    assert_eq!(run(&longer, false).unwrap(), 2 * BLOCK);
+    assert_eq!(run(&texts[2], false).unwrap(), 0);
+    assert_eq!(run(&longer, false).unwrap(), 2 * BLOCK);
     // One that is given up leaves nothing, and its room is there again.
     assert!(run(&texts[3], true).is_err());
     assert_eq!(run(&texts[3], false).unwrap(), 0);
