@@ -48,15 +48,15 @@ impl StopStrings {
         Ok(Self { stops, held })
     }
 
-    /// Adds a piece. If several stop strings occur, the one that begins first wins, and the longest
-    /// of those.
+    /// Adds a piece. If several stop strings occur, the one that ends first wins, as if the text came byte by
+    /// byte, and the longest of those.
     pub fn push(&mut self, piece: &str) -> Checked {
         self.held.push_str(piece);
         let found = self
             .stops
             .iter()
             .filter_map(|stop| Some((self.held.find(stop)?, stop)))
-            .min_by_key(|(start, stop)| (*start, std::cmp::Reverse(stop.len())));
+            .min_by_key(|(start, stop)| (start + stop.len(), *start));
         if let Some((start, stop)) = found {
             let stopped_by = Some(stop.clone());
             self.held.truncate(start);
@@ -97,13 +97,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The same by looking at the whole text.
+    /// The same by looking at every front of the text, the shortest first.
     fn whole(text: &str, stops: &[String]) -> (String, bool) {
-        let first = stops.iter().filter_map(|stop| text.find(stop)).min();
-        (
-            text[..first.unwrap_or(text.len())].to_owned(),
-            first.is_some(),
-        )
+        let ends = (0..=text.len()).filter(|&end| text.is_char_boundary(end));
+        for front in ends.map(|end| &text[..end]) {
+            let shown = stops.iter().filter_map(|stop| front.strip_suffix(stop));
+            if let Some(shown) = shown.min_by_key(|shown| shown.len()) {
+                return (shown.to_owned(), true);
+            }
+        }
+        (text.to_owned(), false)
     }
 
     fn streamed(pieces: &[&str], stops: Vec<String>) -> (String, bool) {
@@ -132,6 +135,14 @@ mod tests {
             let pieces: Vec<&str> = at.windows(2).map(|w| &text[w[0]..w[1]]).collect();
             prop_assert_eq!(streamed(&pieces, stops.clone()), whole(&text, &stops));
         }
+    }
+
+    #[test]
+    fn a_stop_inside_another_ends_the_text_however_it_is_cut() {
+        let stops = || vec!["b".to_owned(), "abc".to_owned()];
+        let stopped = ("xa".to_owned(), true);
+        assert_eq!(streamed(&["xabc"], stops()), stopped);
+        assert_eq!(streamed(&["xab", "c"], stops()), stopped);
     }
 
     #[test]
