@@ -20,6 +20,9 @@ pub(crate) trait Isa: Copy {
     /// 8 f32.
     type Floats: Copy;
 
+    /// Asks for memory that is read soon.
+    fn fetch(self, ahead: &[u8]);
+
     fn bytes(self, from: &[u8; 32]) -> Self::Bytes;
     /// `(bytes >> SHIFT) & mask`, byte by byte.
     fn field<const SHIFT: i32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
@@ -45,6 +48,14 @@ pub(crate) trait Isa: Copy {
     fn floats(self, from: &[f32; 8]) -> Self::Floats;
     fn store(self, from: Self::Floats, to: &mut [f32; 8]);
     fn widen_ints(self, ints: Self::Ints) -> Self::Floats;
+    /// The lowest byte of each float's bits, as a signed number.
+    fn low_bytes(self, from: Self::Floats) -> Self::Ints;
+    /// The lanes in their order, each within a signed byte.
+    fn narrow(self, from: [Self::Ints; 4]) -> [i8; 32];
+    /// Of all lanes.
+    fn sum_ints(self, from: Self::Ints) -> i32;
+    /// The largest magnitude of all lanes; NaN if there is one.
+    fn largest(self, from: [Self::Floats; 4]) -> f32;
     /// Eight numbers in half precision, little-endian.
     fn widen_halves(self, from: &[u8; 16]) -> Self::Floats;
     /// In lane `i` the sum of the lanes of vector `i`, taken in pairs of neighbours.

@@ -1,7 +1,7 @@
 //! [`Isa`] on AVX2, with FMA and half-precision conversion: every x86-64 server since 2013.
 #![allow(unsafe_code)]
 
-use core::arch::x86_64::{__m128i, __m256, __m256i, _mm256_cvtph_ps};
+use core::arch::x86_64::{__m128i, __m256, __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_cvtph_ps};
 
 use pulp::cast;
 
@@ -23,6 +23,14 @@ impl Isa for Avx2 {
     type Words = __m256i;
     type Ints = __m256i;
     type Floats = __m256;
+
+    #[inline(always)]
+    fn fetch(self, ahead: &[u8]) {
+        for line in ahead.chunks(64) {
+            // SAFETY: every x86-64 has the instruction, and it only hints.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        }
+    }
 
     #[inline(always)]
     fn bytes(self, from: &[u8; 32]) -> __m256i {
@@ -107,6 +115,51 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn widen_ints(self, ints: __m256i) -> __m256 {
         self.avx._mm256_cvtepi32_ps(ints)
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, from: __m256) -> __m256i {
+        let high = self.avx2._mm256_slli_epi32::<24>(cast(from));
+        self.avx2._mm256_srai_epi32::<24>(high)
+    }
+
+    #[inline(always)]
+    fn narrow(self, from: [__m256i; 4]) -> [i8; 32] {
+        let first = self.avx2._mm256_packs_epi32(from[0], from[1]);
+        let second = self.avx2._mm256_packs_epi32(from[2], from[3]);
+        let bytes = self.avx2._mm256_packs_epi16(first, second);
+        // Four bytes of each vector's low half, then of each one's high half.
+        let order = self.avx._mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        cast(self.avx2._mm256_permutevar8x32_epi32(bytes, order))
+    }
+
+    #[inline(always)]
+    fn sum_ints(self, from: __m256i) -> i32 {
+        let halves = self.avx2._mm256_permute4x64_epi64::<0b01_00_11_10>(from);
+        let four = self.avx2._mm256_add_epi32(from, halves);
+        let pairs = self.avx2._mm256_shuffle_epi32::<0b00_00_11_10>(four);
+        let two = self.avx2._mm256_add_epi32(four, pairs);
+        let neighbours = self.avx2._mm256_shuffle_epi32::<1>(two);
+        let one = self.avx2._mm256_add_epi32(two, neighbours);
+        self.avx2._mm256_extract_epi32::<0>(one)
+    }
+
+    #[inline(always)]
+    fn largest(self, from: [__m256; 4]) -> f32 {
+        // Magnitudes have the order of their bits, and those of NaN are the largest.
+        let mask = self.avx._mm256_set1_epi32(i32::MAX);
+        let mut eight = self.avx._mm256_setzero_si256();
+        for floats in from {
+            let magnitudes = self.avx2._mm256_and_si256(cast(floats), mask);
+            eight = self.avx2._mm256_max_epi32(eight, magnitudes);
+        }
+        let halves = self.avx2._mm256_permute4x64_epi64::<0b01_00_11_10>(eight);
+        let four = self.avx2._mm256_max_epi32(eight, halves);
+        let pairs = self.avx2._mm256_shuffle_epi32::<0b00_00_11_10>(four);
+        let two = self.avx2._mm256_max_epi32(four, pairs);
+        let neighbours = self.avx2._mm256_shuffle_epi32::<1>(two);
+        let one = self.avx2._mm256_max_epi32(two, neighbours);
+        f32::from_bits(self.avx2._mm256_extract_epi32::<0>(one) as u32)
     }
 
     #[inline(always)]

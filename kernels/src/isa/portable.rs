@@ -15,6 +15,9 @@ impl Isa for Portable {
     type Floats = [f32; 8];
 
     #[inline(always)]
+    fn fetch(self, _ahead: &[u8]) {}
+
+    #[inline(always)]
     fn bytes(self, from: &[u8; 32]) -> [u8; 32] {
         *from
     }
@@ -53,7 +56,7 @@ impl Isa for Portable {
     #[inline(always)]
     fn multiply_signed_pairs(self, a: [u8; 32], b: [u8; 32]) -> [i16; 16] {
         let product = |i: usize| i16::from(a[i] as i8) * i16::from(b[i] as i8);
-        std::array::from_fn(|i| product(2 * i) + product(2 * i + 1))
+        std::array::from_fn(|i| product(2 * i).saturating_add(product(2 * i + 1)))
     }
 
     #[inline(always)]
@@ -89,6 +92,28 @@ impl Isa for Portable {
     #[inline(always)]
     fn widen_ints(self, ints: [i32; 8]) -> [f32; 8] {
         ints.map(|int| int as f32)
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, from: [f32; 8]) -> [i32; 8] {
+        from.map(|x| i32::from(x.to_bits() as i8))
+    }
+
+    #[inline(always)]
+    fn narrow(self, from: [[i32; 8]; 4]) -> [i8; 32] {
+        std::array::from_fn(|i| from[i / 8][i % 8] as i8)
+    }
+
+    #[inline(always)]
+    fn sum_ints(self, from: [i32; 8]) -> i32 {
+        from.iter().sum()
+    }
+
+    #[inline(always)]
+    fn largest(self, from: [[f32; 8]; 4]) -> f32 {
+        // Magnitudes have the order of their bits, and those of NaN are the largest.
+        let bits = from.iter().flatten().map(|x| x.abs().to_bits());
+        f32::from_bits(bits.max().expect("there are lanes"))
     }
 
     #[inline(always)]

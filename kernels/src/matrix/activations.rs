@@ -3,8 +3,7 @@
 use rayon::prelude::*;
 
 use super::layout::BLOCK;
-use crate::lanes;
-use crate::vectorised::vectorised;
+use crate::isa::{Isa, with_isa};
 
 /// Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low mantissa bits.
 const ROUND: f32 = 12_582_912.0;
@@ -33,19 +32,28 @@ impl Activations {
     /// `x` is `[rows, cols]`; `cols` is a multiple of 32. Each block is rounded to the 255 multiples of a
     /// 127th of its largest value. A block with a value that is not finite has the scale NaN.
     pub(super) fn new(x: &[f32], cols: usize) -> Self {
+        Self::round(x, cols, |blocks, x| {
+            with_isa!(isa => InputBlock::round_all(isa, blocks, x));
+        })
+    }
+
+    /// [`Activations::new`] without the instructions of this machine.
+    #[cfg(test)]
+    pub(super) fn portable(x: &[f32], cols: usize) -> Self {
+        let isa = crate::isa::Portable;
+        Self::round(x, cols, |blocks, x| InputBlock::round_all(isa, blocks, x))
+    }
+
+    fn round(
+        x: &[f32],
+        cols: usize,
+        round_all: impl Fn(&mut [InputBlock], &[[f32; BLOCK]]) + Sync,
+    ) -> Self {
         assert!(x.len().is_multiple_of(cols) && cols.is_multiple_of(BLOCK));
-        let mut blocks = vec![InputBlock::default(); x.len() / BLOCK];
-        blocks
-            .par_chunks_mut(TASK)
-            .zip(x.par_chunks(TASK * BLOCK))
-            .for_each(|(blocks, x)| {
-                vectorised!({
-                    let (x, _) = x.as_chunks::<BLOCK>();
-                    for (block, x) in blocks.iter_mut().zip(x) {
-                        *block = InputBlock::round(x);
-                    }
-                });
-            });
+        let (x, _) = x.as_chunks();
+        let mut blocks = vec![InputBlock::default(); x.len()];
+        let tasks = blocks.par_chunks_mut(TASK).zip(x.par_chunks(TASK));
+        tasks.for_each(|(blocks, x)| round_all(blocks, x));
         let row_blocks = cols / BLOCK;
         Self { row_blocks, blocks }
     }
@@ -63,26 +71,33 @@ impl Activations {
 
 impl InputBlock {
     #[inline(always)]
-    fn round(x: &[f32; BLOCK]) -> Self {
-        let largest = lanes::max_abs(x);
+    fn round_all<I: Isa>(isa: I, blocks: &mut [Self], x: &[[f32; BLOCK]]) {
+        for (block, x) in blocks.iter_mut().zip(x) {
+            *block = Self::round(isa, x);
+        }
+    }
+
+    #[inline(always)]
+    fn round<I: Isa>(isa: I, x: &[f32; BLOCK]) -> Self {
+        // Loops: `map` is not inlined, and would be compiled for the baseline CPU.
+        let mut floats = [isa.splat(0.0); 4];
+        for (floats, x) in floats.iter_mut().zip(x.as_chunks().0) {
+            *floats = isa.floats(x);
+        }
+        let largest = isa.largest(floats);
         let per_one = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        // What is not finite, or too small for `per_one` to be, has zeros in its low bits. Loops, since `map` on arrays is not inlined and would be compiled for the baseline CPU.
-        let mut whole = [0; BLOCK];
-        for (whole, x) in whole.iter_mut().zip(x) {
-            let low_bits = x.mul_add(per_one, ROUND).to_bits() as i8;
-            *whole = i32::from(low_bits);
+        let (per_one, round) = (isa.splat(per_one), isa.splat(ROUND));
+        // What is not finite, or too small for `per_one` to be, may have any code.
+        let mut codes = [isa.no_ints(); 4];
+        for (codes, floats) in codes.iter_mut().zip(floats) {
+            *codes = isa.low_bytes(isa.multiply_add(floats, per_one, round));
         }
-        let mut codes = [0; BLOCK];
-        for (code, whole) in codes.iter_mut().zip(whole) {
-            *code = whole as i8;
-        }
-        // 0, or NaN if a value is not finite.
-        let poison = lanes::sum_by(x, |x| x * 0.0);
-        let scale = largest / 127.0 + poison;
-        let (first, second) = whole.split_at(BLOCK / 2);
-        let (first, second): (i32, i32) = (first.iter().sum(), second.iter().sum());
+        let first = isa.sum_ints(isa.add_ints(codes[0], codes[1]));
+        let second = isa.sum_ints(isa.add_ints(codes[2], codes[3]));
+        // NaN if a value is not finite.
+        let scale = largest / 127.0 + 0.0 * largest;
         Self {
-            codes,
+            codes: isa.narrow(codes),
             scale,
             sum: scale * (first + second) as f32,
             half_sums: [scale * first as f32, scale * second as f32],

@@ -11,8 +11,9 @@ use super::quantised::Format;
 use super::{Matrix, Panels, dense, quantised};
 use crate::isa::{Isa, with_isa};
 
-/// Input rows from which threads share rows rather than panels: a matrix is read once per thread then.
-const SHARE_ROWS_MIN: usize = 32;
+/// Input rows from which threads share rows rather than panels: each thread reads all of a matrix then, and its
+/// rounded rows stay in its first-level cache.
+const SHARE_ROWS_MIN: usize = 128;
 /// Rounded input of a task, so that it stays in the first-level cache while panels pass.
 const INPUT_BYTES: usize = 24 << 10;
 /// Input rows of a task with f32 weights: a panel, which is the larger side, is read once for so many.
@@ -74,22 +75,22 @@ pub fn products(x: &[f32], matrices: &[&Matrix]) -> Vec<Vec<f32>> {
         codes: rounded.then(|| Activations::new(x, cols)),
     };
     let width: usize = matrices.iter().map(|matrix| matrix.rows).sum();
-    if rows < SHARE_ROWS_MIN && rows * width * cols >= PARALLEL_MIN {
-        return by_panels(&input, rows, matrices);
-    }
-    let fair = rows.div_ceil(rayon::current_num_threads());
-    let share = match rounded {
-        true => (INPUT_BYTES / (cols / BLOCK * size_of::<InputBlock>()))
-            .max(8)
-            .min(fair),
-        false => DENSE_ROWS.min(fair),
-    };
-    // Whole tiles of both kinds.
-    let share = share.next_multiple_of(12);
     let mut outs: Vec<Vec<f32>> = matrices
         .iter()
         .map(|matrix| vec![0.0; rows * matrix.rows])
         .collect();
+    if rows < SHARE_ROWS_MIN && rows * width * cols >= PARALLEL_MIN {
+        by_panels(&mut outs, &input, matrices);
+        return outs;
+    }
+    let most = match rounded {
+        true => (INPUT_BYTES / (cols / BLOCK * size_of::<InputBlock>())).max(8),
+        false => DENSE_ROWS,
+    };
+    // As many tasks for each thread, of whole tiles.
+    let tasks = rows.div_ceil(most);
+    let tasks = tasks.next_multiple_of(rayon::current_num_threads());
+    let share = rows.div_ceil(tasks).next_multiple_of(4);
     by_rows(&mut outs, share, &input, matrices);
     outs
 }
@@ -103,74 +104,55 @@ struct Input<'a> {
 
 /// All panels for a share of the input rows in each task.
 fn by_rows(outs: &mut [Vec<f32>], share: usize, input: &Input<'_>, matrices: &[&Matrix]) {
-    let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
+    let mut tasks: Vec<Vec<Part<'_>>> = Vec::new();
     for (out, matrix) in outs.iter_mut().zip(matrices) {
         for (index, out) in out.chunks_mut(share * matrix.rows).enumerate() {
+            let part = Part {
+                rows: out.chunks_exact_mut(matrix.rows).collect(),
+            };
             match tasks.get_mut(index) {
-                Some(task) => task.push(out),
-                None => tasks.push(vec![out]),
+                Some(task) => task.push(part),
+                None => tasks.push(vec![part]),
             }
         }
     }
-    tasks.into_par_iter().enumerate().for_each(|(index, outs)| {
-        for (out, matrix) in outs.into_iter().zip(matrices) {
-            let first = index * share;
-            let rows = first..first + out.len() / matrix.rows;
-            let part = Part {
-                out,
-                stride: matrix.rows,
-            };
-            fill(part, input, rows, matrix, 0..matrix.panels());
-        }
-    });
+    tasks
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(index, parts)| {
+            for (part, matrix) in parts.into_iter().zip(matrices) {
+                fill(part, input, index * share, matrix, 0..matrix.panels());
+            }
+        });
 }
 
 /// All input rows, a share of the panels for each task.
-fn by_panels(input: &Input<'_>, rows: usize, matrices: &[&Matrix]) -> Vec<Vec<f32>> {
+fn by_panels(outs: &mut [Vec<f32>], input: &Input<'_>, matrices: &[&Matrix]) {
     let panels: usize = matrices.iter().map(|matrix| matrix.panels()).sum();
     let share = panels.div_ceil(TASKS_PER_THREAD * rayon::current_num_threads());
     let mut tasks = Vec::new();
-    for (index, matrix) in matrices.iter().enumerate() {
-        for first in (0..matrix.panels()).step_by(share) {
-            let panels = first..(first + share).min(matrix.panels());
-            let column = |panel: usize| (panel * matrix.panel_rows()).min(matrix.rows);
-            tasks.push((
-                index,
-                panels.clone(),
-                column(panels.start)..column(panels.end),
-            ));
+    for (out, matrix) in outs.iter_mut().zip(matrices) {
+        let starts = (0..matrix.panels()).step_by(share);
+        let first = tasks.len();
+        tasks.extend(starts.map(|start| {
+            let panels = start..(start + share).min(matrix.panels());
+            (*matrix, panels, Part { rows: Vec::new() })
+        }));
+        for row in out.chunks_exact_mut(matrix.rows) {
+            let pieces = row.chunks_mut(share * matrix.panel_rows());
+            for ((.., part), piece) in tasks[first..].iter_mut().zip(pieces) {
+                part.rows.push(piece);
+            }
         }
     }
-    let parts: Vec<Vec<f32>> = tasks
-        .par_iter()
-        .map(|(index, panels, columns)| {
-            let mut out = vec![0.0; rows * columns.len()];
-            let part = Part {
-                out: &mut out,
-                stride: columns.len(),
-            };
-            fill(part, input, 0..rows, matrices[*index], panels.clone());
-            out
-        })
-        .collect();
-    let mut outs: Vec<Vec<f32>> = matrices
-        .iter()
-        .map(|matrix| vec![0.0; rows * matrix.rows])
-        .collect();
-    for ((index, _panels, columns), part) in tasks.iter().zip(&parts) {
-        let width = matrices[*index].rows;
-        let rows = outs[*index].chunks_exact_mut(width);
-        for (out, part) in rows.zip(part.chunks_exact(columns.len())) {
-            out[columns.clone()].copy_from_slice(part);
-        }
-    }
-    outs
+    tasks.into_par_iter().for_each(|(matrix, panels, part)| {
+        fill(part, input, 0, matrix, panels);
+    });
 }
 
-/// A part of an output: rows of `stride` values.
+/// Some columns of some rows of an output.
 struct Part<'a> {
-    out: &'a mut [f32],
-    stride: usize,
+    rows: Vec<&'a mut [f32]>,
 }
 
 /// [`product`] without the instructions of this machine.
@@ -182,22 +164,20 @@ pub(super) fn portable(x: &[f32], matrix: &Matrix) -> Vec<f32> {
         codes: matrix
             .format()
             .is_some()
-            .then(|| Activations::new(x, matrix.cols)),
+            .then(|| Activations::portable(x, matrix.cols)),
     };
     let rows = x.len() / matrix.cols;
     let mut out = vec![0.0; rows * matrix.rows];
     let part = Part {
-        out: &mut out,
-        stride: matrix.rows,
+        rows: out.chunks_exact_mut(matrix.rows).collect(),
     };
-    let rows = 0..rows;
     match &matrix.panels {
         Panels::Dense(values) => {
             fill_dense(
                 crate::isa::Portable,
                 part,
                 &input,
-                rows,
+                0,
                 values,
                 0..matrix.panels(),
                 matrix.rows,
@@ -206,30 +186,24 @@ pub(super) fn portable(x: &[f32], matrix: &Matrix) -> Vec<f32> {
         Panels::Quantised(format, bytes) => {
             let x = input.codes.as_ref().expect("the input was rounded");
             for_format!(*format, F => {
-                fill_quantised::<F, _>(crate::isa::Portable, part, x, rows, bytes, 0..matrix.panels(), matrix.rows)
+                fill_quantised::<F, _>(crate::isa::Portable, part, x, 0, bytes, 0..matrix.panels(), matrix.rows)
             });
         }
     }
     out
 }
 
-/// The products of input rows with some panels of a matrix.
-fn fill(
-    part: Part<'_>,
-    input: &Input<'_>,
-    rows: Range<usize>,
-    matrix: &Matrix,
-    panels: Range<usize>,
-) {
+/// The products of the part's input rows, the first of which is `first`, with some panels of a matrix.
+fn fill(part: Part<'_>, input: &Input<'_>, first: usize, matrix: &Matrix, panels: Range<usize>) {
     match &matrix.panels {
         Panels::Dense(values) => {
-            with_isa!(isa => fill_dense(isa, part, input, rows, values, panels, matrix.rows));
+            with_isa!(isa => fill_dense(isa, part, input, first, values, panels, matrix.rows));
         }
         Panels::Quantised(format, bytes) => {
             let x = input.codes.as_ref().expect("the input was rounded");
             // Compiled one by one: in a single function the compiler merges what the formats share.
             for_format!(*format, F => {
-                with_isa!(isa => fill_quantised::<F, _>(isa, part, x, rows, bytes, panels, matrix.rows))
+                with_isa!(isa => fill_quantised::<F, _>(isa, part, x, first, bytes, panels, matrix.rows))
             });
         }
     }
@@ -240,28 +214,30 @@ fn fill_quantised<F: Format, I: Isa>(
     isa: I,
     mut part: Part<'_>,
     x: &Activations,
-    rows: Range<usize>,
+    first: usize,
     bytes: &[u8],
     panels: Range<usize>,
     matrix_rows: usize,
 ) {
     let panel_bytes = const { F::LAYOUT }.panel_bytes(x.row_blocks() * BLOCK);
-    let first_row = panels.start * 8;
+    let first_column = panels.start * 8;
     for index in panels {
-        let panel = &bytes[index * panel_bytes..][..panel_bytes];
+        let (panel, behind) = bytes[index * panel_bytes..].split_at(panel_bytes);
+        let mut ahead = behind.get(..panel_bytes).unwrap_or_default();
         let valid = (matrix_rows - index * 8).min(8);
-        let column = index * 8 - first_row;
-        let mut row = rows.start;
-        while row < rows.end {
+        let column = index * 8 - first_column;
+        let mut row = 0;
+        while row < part.rows.len() {
             macro_rules! tile {
                 ($m:literal) => {{
                     let mut out = [[0.0; 8]; $m];
-                    quantised::tile::<F, I, $m>(isa, panel, x, row, &mut out);
-                    part.put(row - rows.start, column, valid, &out);
+                    quantised::tile::<F, I, $m>(isa, panel, ahead, x, first + row, &mut out);
+                    ahead = &[];
+                    part.put(row, column, valid, &out);
                     row += $m;
                 }};
             }
-            match rows.end - row {
+            match part.rows.len() - row {
                 1 => tile!(1),
                 2 => tile!(2),
                 3 => tile!(3),
@@ -276,37 +252,37 @@ fn fill_dense<I: Isa>(
     isa: I,
     mut part: Part<'_>,
     input: &Input<'_>,
-    rows: Range<usize>,
+    first: usize,
     values: &[f32],
     panels: Range<usize>,
     matrix_rows: usize,
 ) {
     let panel_len = dense::PANEL_ROWS * input.cols;
-    let first_row = panels.start * dense::PANEL_ROWS;
+    let first_column = panels.start * dense::PANEL_ROWS;
     for index in panels {
         let panel = &values[index * panel_len..][..panel_len];
         let valid = (matrix_rows - index * dense::PANEL_ROWS).min(dense::PANEL_ROWS);
-        let column = index * dense::PANEL_ROWS - first_row;
+        let column = index * dense::PANEL_ROWS - first_column;
         for (piece, panel) in panel.chunks(dense::COLUMNS * dense::PANEL_ROWS).enumerate() {
             let columns = panel.len() / dense::PANEL_ROWS;
             let start = piece * dense::COLUMNS;
-            let mut row = rows.start;
-            while row < rows.end {
+            let mut row = 0;
+            while row < part.rows.len() {
                 macro_rules! tile {
                     ($m:literal) => {{
                         let x: [&[f32]; $m] = std::array::from_fn(|m| {
-                            &input.x[(row + m) * input.cols + start..][..columns]
+                            &input.x[(first + row + m) * input.cols + start..][..columns]
                         });
                         let mut out = match piece {
                             0 => [[0.0; dense::PANEL_ROWS]; $m],
-                            _ => part.get(row - rows.start, column, valid),
+                            _ => part.get(row, column, valid),
                         };
                         dense::tile::<I, $m>(isa, panel, x, &mut out);
-                        part.put(row - rows.start, column, valid, &out);
+                        part.put(row, column, valid, &out);
                         row += $m;
                     }};
                 }
-                match rows.end - row {
+                match part.rows.len() - row {
                     1 => tile!(1),
                     2 => tile!(2),
                     3 => tile!(3),
@@ -330,8 +306,7 @@ impl Part<'_> {
     ) -> [[f32; P]; M] {
         let mut tile = [[0.0; P]; M];
         for (m, values) in tile.iter_mut().enumerate() {
-            let at = (row + m) * self.stride + column;
-            values[..valid].copy_from_slice(&self.out[at..at + valid]);
+            values[..valid].copy_from_slice(&self.rows[row + m][column..column + valid]);
         }
         tile
     }
@@ -346,10 +321,10 @@ impl Part<'_> {
         tile: &[[f32; P]; M],
     ) {
         for (m, values) in tile.iter().enumerate() {
-            let at = (row + m) * self.stride + column;
+            let out = &mut self.rows[row + m][column..column + valid];
             match valid == P {
-                true => self.out[at..at + P].copy_from_slice(values),
-                false => self.out[at..at + valid].copy_from_slice(&values[..valid]),
+                true => out.copy_from_slice(values),
+                false => out.copy_from_slice(&values[..valid]),
             }
         }
     }

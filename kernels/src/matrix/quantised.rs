@@ -12,11 +12,13 @@ pub(super) trait Format {
     const LAYOUT: Layout;
 }
 
-/// Products of input rows `first..first + M` with the eight rows of a panel: `out` is `[M, 8]`.
+/// Products of input rows `first..first + M` with the eight rows of a panel: `out` is `[M, 8]`. `ahead` is what is
+/// multiplied next, a panel or nothing: the CPU by itself looks ahead too little.
 #[inline(always)]
 pub(super) fn tile<F: Format, I: Isa, const M: usize>(
     isa: I,
     panel: &[u8],
+    ahead: &[u8],
     x: &Activations,
     first: usize,
     out: &mut [[f32; PANEL_ROWS]; M],
@@ -25,7 +27,11 @@ pub(super) fn tile<F: Format, I: Isa, const M: usize>(
     let rows: [&[InputBlock]; M] = std::array::from_fn(|m| x.row(first + m));
     let mut acc = [isa.splat(0.0); M];
     let mut index = 0;
+    let mut ahead = ahead.chunks_exact(layout.group_bytes());
     for group in panel.chunks_exact(layout.group_bytes()) {
+        if let Some(ahead) = ahead.next() {
+            isa.fetch(ahead);
+        }
         let (units, blocks) = group.split_at(layout.unit_bytes());
         let units = Units::read::<F>(isa, units);
         for block in blocks.chunks_exact(layout.block_bytes()) {
