@@ -64,6 +64,12 @@ pub(crate) trait Isa: Copy {
     fn widen_unsigned(self, from: &[u8; 8]) -> Self::Floats;
     /// Eight signed bytes.
     fn widen_bytes(self, from: &[u8; 8]) -> Self::Floats;
+    /// Exchanges lanes that lie DISTANCE apart: 1, 2 or 4.
+    fn swap<const DISTANCE: usize>(self, x: Self::Floats) -> Self::Floats;
+    /// To the nearest integer, ties to even.
+    fn round(self, x: Self::Floats) -> Self::Floats;
+    /// Some lane that is no number gives any value in between.
+    fn clamp(self, x: Self::Floats, low: f32, high: f32) -> Self::Floats;
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     fn multiply(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a b + c`, rounded once.

@@ -21,6 +21,7 @@ mod rope;
 mod rotation;
 mod rows;
 mod silu;
+mod values;
 mod vectorised;
 mod window;
 
@@ -33,7 +34,8 @@ pub use rope::rotate_halves;
 pub use rotation::{rotate, rotate_back};
 pub use rows::{Half, HeadRows, Run, mean_key, pack_rows, store};
 pub use silu::silu_product;
-pub use window::{Observed, Wanted, observe, output_grams, value_norms, value_output_norms};
+pub use values::{output_grams, value_norms, value_output_norms};
+pub use window::{Observed, Wanted, observe};
 
 /// Runs `work` on a thread of the pool that the kernels share, so that each of them starts at once instead of
 /// waking the pool first. For many short kernels in a row.

@@ -1,7 +1,7 @@
 //! An orthogonal map that spreads what is large in one channel over all of them, so that a packed row
 //! can do with one scale. Dot products do not change under it.
 
-use crate::vectorised::vectorised;
+use crate::isa::{Isa, with_isa};
 
 /// Replaces `x` by `H S x`: `S` flips half of the signs, in a fixed pattern; `H` is the Walsh-Hadamard
 /// matrix over `sqrt(size)`, or as many of them side by side as the largest power of two that divides the
@@ -35,8 +35,12 @@ fn hadamard(x: &mut [f32]) {
         return;
     }
     let size = 1 << x.len().trailing_zeros();
-    vectorised!({
+    with_isa!(isa => {
         let mut half = 1;
+        if size >= LANES {
+            within_vectors(isa, x.as_chunks_mut().0);
+            half = LANES;
+        }
         while half < size {
             for pair in x.chunks_exact_mut(2 * half) {
                 let (a, b) = pair.split_at_mut(half);
@@ -49,6 +53,23 @@ fn hadamard(x: &mut [f32]) {
         let norm = 1.0 / (size as f32).sqrt();
         x.iter_mut().for_each(|x| *x *= norm);
     });
+}
+
+const LANES: usize = 8;
+
+/// Sums and differences of elements 1, 2 and 4 apart: `(a, b)` to `(a + b, a - b)`.
+#[inline(always)]
+fn within_vectors<I: Isa>(isa: I, x: &mut [[f32; LANES]]) {
+    let first = isa.floats(&[1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0]);
+    let second = isa.floats(&[1.0, 1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0]);
+    let third = isa.floats(&[1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0]);
+    for x in x {
+        let mut y = isa.floats(x);
+        y = isa.multiply_add(y, first, isa.swap::<1>(y));
+        y = isa.multiply_add(y, second, isa.swap::<2>(y));
+        y = isa.multiply_add(y, third, isa.swap::<4>(y));
+        isa.store(y, x);
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +94,16 @@ mod tests {
                 prop_assert!((back - x).abs() < 1e-4, "{back} != {x}");
             }
         }
+    }
+
+    #[test]
+    fn all_instructions_give_equal_bits() {
+        let x: [f32; 16] = std::array::from_fn(|i| (i as f32 * 0.37).sin());
+        let (mut best, mut plain) = (x, x);
+        with_isa!(isa => within_vectors(isa, best.as_chunks_mut().0));
+        within_vectors(crate::isa::Portable, plain.as_chunks_mut().0);
+        assert_eq!(plain, best);
+        assert_ne!(plain, x);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use half::f16;
 use lava_kv::RowFormat;
 use rayon::prelude::*;
 
-use crate::isa::Isa;
+use crate::isa::{Isa, with_isa};
 use crate::rotation::rotate;
 use crate::vectorised::vectorised;
 
@@ -109,11 +109,11 @@ pub fn pack_rows(
 /// Packs one row, which is rotated on the way. `codes` and `scale` are its bytes.
 pub(crate) fn pack(format: RowFormat, row: &mut [f32], codes: &mut [u8], scale: &mut [u8]) {
     rotate(row);
-    let scale_of_row = vectorised!({
+    let scale_of_row = with_isa!(isa => {
         match format {
             RowFormat::Int8 => int8::encode(row, codes),
             RowFormat::Fp8 => fp8::encode(row, codes),
-            RowFormat::Int4 => int4::encode(row, codes),
+            RowFormat::Int4 => int4::encode(isa, row, codes),
             RowFormat::F32 | RowFormat::F16 | RowFormat::Bf16 => {
                 unreachable!("float rows are stored")
             }
@@ -180,7 +180,7 @@ fn steps_per_one(scale: f16) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::{Portable, with_isa};
+    use crate::isa::Portable;
     use crate::reference;
     use proptest::prelude::*;
 
@@ -282,6 +282,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn all_instructions_pack_equal_bits(half in 1usize..70, seed in any::<u64>()) {
+            let row = normal_row(2 * half, seed);
+            let (mut best, mut plain) = (vec![0; half], vec![0; half]);
+            let scale = with_isa!(isa => int4::encode(isa, &row, &mut best));
+            prop_assert_eq!(int4::encode(Portable, &row, &mut plain), scale);
+            prop_assert_eq!(plain, best);
+        }
+
         #[test]
         fn rows_read_as_the_reference_reads_them(
             format in prop::sample::select(RowFormat::ALL.to_vec()),

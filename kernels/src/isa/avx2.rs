@@ -1,7 +1,10 @@
 //! [`Isa`] on AVX2, with FMA and half-precision conversion: every x86-64 server since 2013.
 #![allow(unsafe_code)]
 
-use core::arch::x86_64::{__m128i, __m256, __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_cvtph_ps};
+use core::arch::x86_64::{
+    __m128i, __m256, __m256i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
+    _mm_prefetch, _mm256_cvtph_ps,
+};
 
 use pulp::cast;
 
@@ -193,6 +196,28 @@ impl Isa for Avx2 {
         let low = self.avx._mm256_permute2f128_ps::<0x20>(first, second);
         let high = self.avx._mm256_permute2f128_ps::<0x31>(first, second);
         self.avx._mm256_add_ps(low, high)
+    }
+
+    #[inline(always)]
+    fn swap<const DISTANCE: usize>(self, x: __m256) -> __m256 {
+        match DISTANCE {
+            1 => self.avx._mm256_permute_ps::<0b10_11_00_01>(x),
+            2 => self.avx._mm256_permute_ps::<0b01_00_11_10>(x),
+            4 => self.avx._mm256_permute2f128_ps::<1>(x, x),
+            _ => unreachable!("lanes at a distance of 1, 2 or 4"),
+        }
+    }
+
+    #[inline(always)]
+    fn round(self, x: __m256) -> __m256 {
+        self.avx
+            ._mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x)
+    }
+
+    #[inline(always)]
+    fn clamp(self, x: __m256, low: f32, high: f32) -> __m256 {
+        let x = self.avx._mm256_max_ps(x, self.splat(low));
+        self.avx._mm256_min_ps(x, self.splat(high))
     }
 
     #[inline(always)]

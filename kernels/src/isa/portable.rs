@@ -140,6 +140,21 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn swap<const DISTANCE: usize>(self, x: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| x[i ^ DISTANCE])
+    }
+
+    #[inline(always)]
+    fn round(self, x: [f32; 8]) -> [f32; 8] {
+        x.map(f32::round_ties_even)
+    }
+
+    #[inline(always)]
+    fn clamp(self, x: [f32; 8], low: f32, high: f32) -> [f32; 8] {
+        x.map(|x| x.max(low).min(high))
+    }
+
+    #[inline(always)]
     fn add(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| a[i] + b[i])
     }

@@ -8,6 +8,7 @@ use crate::isa::Isa;
 use crate::lanes;
 
 const MIDDLE: f32 = 7.5;
+const TOP: f32 = 15.0;
 
 /// Scales that are tried, as shares of the one that just reaches the largest element. Few elements of a
 /// rotated row come near that, so a finer scale that cuts them off is nearly always better.
@@ -17,18 +18,14 @@ const SHARES: [f32; 12] = [
 
 /// Bytes of `row`, at the scale with the least squared error. Returns the scale.
 #[inline(always)]
-pub(super) fn encode(row: &[f32], bytes: &mut [u8]) -> f16 {
+pub(super) fn encode<I: Isa>(isa: I, row: &[f32], bytes: &mut [u8]) -> f16 {
     let reach = lanes::max_abs(row) / MIDDLE;
     let mut best = (f32::INFINITY, f16::ZERO);
     for share in SHARES {
         let scale = scale(reach * share);
         let step = scale.to_f32();
         if step > 0.0 {
-            let per_step = 1.0 / step;
-            let error = lanes::sum_by(row, |x| {
-                let error = (level(x * per_step) - MIDDLE) * step - x;
-                error * error
-            });
+            let error = squared_error(isa, row, step);
             if error < best.0 {
                 best = (error, scale);
             }
@@ -43,10 +40,34 @@ pub(super) fn encode(row: &[f32], bytes: &mut [u8]) -> f16 {
     scale
 }
 
+/// Of all elements at a scale.
+#[inline(always)]
+fn squared_error<I: Isa>(isa: I, row: &[f32], step: f32) -> f32 {
+    let per_step = 1.0 / step;
+    let mut sums = isa.splat(0.0);
+    let (eights, last) = row.as_chunks();
+    for x in eights {
+        let x = isa.floats(x);
+        let place = isa.multiply_add(x, isa.splat(per_step), isa.splat(MIDDLE));
+        let level = isa.round(isa.clamp(place, 0.0, TOP));
+        let code = isa.add(level, isa.splat(-MIDDLE));
+        let error = isa.multiply_add(code, isa.splat(-step), x);
+        sums = isa.multiply_add(error, error, sums);
+    }
+    let mut lanes = [0.0; 8];
+    isa.store(sums, &mut lanes);
+    let mut sum: f32 = lanes.iter().sum();
+    for x in last {
+        let error = (level(x * per_step) - MIDDLE) * step - x;
+        sum += error * error;
+    }
+    sum
+}
+
 /// The nearest level, from 0 to 15.
 #[inline(always)]
 fn level(x: f32) -> f32 {
-    (x + MIDDLE).round_ties_even().clamp(0.0, 15.0)
+    (x + MIDDLE).round_ties_even().clamp(0.0, TOP)
 }
 
 #[inline(always)]
