@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod job;
 mod links;
 mod metrics;
 mod queue;

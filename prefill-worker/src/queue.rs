@@ -1,59 +1,52 @@
-//! Who may wait for the engine.
+//! Who may wait for the engine, and the line that they wait in.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use lava_kv::Ticket;
 use lava_node::Held;
-use lava_proto::worker::PrefillEvent;
-use lava_transfer::Link;
-use lava_worker::{Attempt, Refusal};
-use tokio::sync::mpsc;
-use tokio::time::Instant;
-use tonic::Status;
+use lava_worker::{Refusal, Stage};
 
 use crate::config::PrefillSection;
+use crate::job::Job;
 use crate::metrics::Counters;
 
-/// Where a request's events go. At most a token and one ending are sent, so there is always room.
-pub(crate) type Events = mpsc::Sender<Result<PrefillEvent, Status>>;
-
-/// Events of one request.
-pub(crate) const EVENTS_MAX: usize = 4;
-
-/// A request in the queue.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) attempt: Attempt,
-    pub(crate) prompt: Vec<u32>,
-    pub(crate) ticket: Ticket,
-    pub(crate) link: Link,
-    pub(crate) events: Events,
-    pub(crate) queued: Instant,
-    pub(crate) place: Place,
-    pub(crate) span: tracing::Span,
-}
-
-/// The bounds of the queue.
+/// The line and its bounds.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
     requests_max: usize,
     tokens_max: usize,
-    taken: Arc<Mutex<Taken>>,
+    inner: Arc<Inner>,
     counters: Counters,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct Inner {
+    state: Mutex<State>,
+    /// A job came, or the queue was closed.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Places that are taken, and tokens of their prompts.
     requests: usize,
     tokens: usize,
+    waiting: VecDeque<Job>,
+    closed: bool,
 }
 
 /// A place in the queue and on the engine; dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Place {
     tokens: usize,
-    taken: Arc<Mutex<Taken>>,
+    inner: Arc<Inner>,
     _shown: (Held, Held),
+}
+
+/// Closes the queue when dropped: who waits is refused, and so is who comes.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    queue: Queue,
 }
 
 impl Queue {
@@ -61,7 +54,7 @@ impl Queue {
         Self {
             requests_max: section.queue_max,
             tokens_max: section.queue_tokens_max,
-            taken: Arc::default(),
+            inner: Arc::default(),
             counters,
         }
     }
@@ -71,14 +64,15 @@ impl Queue {
     /// # Errors
     /// `Full`: one of the bounds is reached.
     pub(crate) fn enter(&self, tokens: usize) -> Result<Place, Refusal> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.dismiss_ended();
+        let mut state = self.inner.state();
         let full = |what, found: usize, most: usize| Refusal::Full {
             what,
             found: found as u64,
             most: most as u64,
         };
-        if taken.requests == self.requests_max {
-            let found = taken.requests + 1;
+        if state.requests == self.requests_max {
+            let found = state.requests + 1;
             return Err(full(
                 "requests in the prefill queue",
                 found,
@@ -86,19 +80,19 @@ impl Queue {
             ));
         }
         // A prompt above the bound is let in alone: the model's context is its own bound.
-        if taken.requests > 0 && taken.tokens + tokens > self.tokens_max {
-            let found = taken.tokens + tokens;
+        if state.requests > 0 && state.tokens + tokens > self.tokens_max {
+            let found = state.tokens + tokens;
             return Err(full(
                 "prompt tokens in the prefill queue",
                 found,
                 self.tokens_max,
             ));
         }
-        taken.requests += 1;
-        taken.tokens += tokens;
+        state.requests += 1;
+        state.tokens += tokens;
         Ok(Place {
             tokens,
-            taken: Arc::clone(&self.taken),
+            inner: Arc::clone(&self.inner),
             _shown: (
                 Held::new(self.counters.queue.clone(), 1),
                 Held::new(self.counters.queue_tokens.clone(), tokens as i64),
@@ -106,19 +100,108 @@ impl Queue {
         })
     }
 
+    /// Lets a job that has a place wait for its turn.
+    ///
+    /// # Errors
+    /// `Stopped`: the queue is closed.
+    pub(crate) fn push(&self, job: Job) -> Result<(), Refusal> {
+        let mut state = self.inner.state();
+        if state.closed {
+            // Its place is given back, which needs the lock.
+            drop(state);
+            drop(job);
+            return Err(stopped());
+        }
+        state.waiting.push_back(job);
+        self.inner.changed.notify_one();
+        Ok(())
+    }
+
+    /// Waits for the next job; `None` once the queue is closed.
+    pub(crate) fn pop(&self) -> Option<Job> {
+        let mut state = self.inner.state();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(job) = state.waiting.pop_front() {
+                return Some(job);
+            }
+            let woken = self.inner.changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The next job if it waits already and `fits`.
+    pub(crate) fn pop_if(&self, fits: impl FnOnce(&Job) -> bool) -> Option<Job> {
+        let mut state = self.inner.state();
+        if !fits(state.waiting.front()?) {
+            return None;
+        }
+        state.waiting.pop_front()
+    }
+
     /// Requests and prompt tokens that wait or run.
     pub(crate) fn load(&self) -> (usize, usize) {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        (taken.requests, taken.tokens)
+        self.dismiss_ended();
+        let state = self.inner.state();
+        (state.requests, state.tokens)
+    }
+
+    /// What closes the queue.
+    pub(crate) fn closing(&self) -> Closing {
+        let queue = self.clone();
+        Closing { queue }
+    }
+
+    /// Ends what waits for nothing, so that it stands in nobody's way until its turn.
+    fn dismiss_ended(&self) {
+        let mut ended = Vec::new();
+        {
+            let mut state = self.inner.state();
+            for job in std::mem::take(&mut state.waiting) {
+                match job.ended(Stage::Queue) {
+                    Some(refusal) => ended.push((job, refusal)),
+                    None => state.waiting.push_back(job),
+                }
+            }
+        }
+        // Their places are given back, which needs the lock.
+        for (job, refusal) in ended {
+            job.fail(&self.counters, refusal);
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.requests -= 1;
-        taken.tokens -= self.tokens;
+        let mut state = self.inner.state();
+        state.requests -= 1;
+        state.tokens -= self.tokens;
     }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let mut state = self.queue.inner.state();
+        state.closed = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        self.queue.inner.changed.notify_all();
+        for job in waiting {
+            job.fail(&self.queue.counters, stopped());
+        }
+    }
+}
+
+fn stopped() -> Refusal {
+    Refusal::Stopped { part: "engine" }
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use lava_proto::worker::{Load, Role, worker_server};
 use lava_worker::{Describe, Drain, Loaded, Membership, serve, server_builder};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
 use crate::config::PrefillSection;
 use crate::links::Links;
@@ -53,7 +52,8 @@ impl PrefillWorker {
         shutdown: Shutdown,
     ) -> Result<()> {
         let queue = Queue::new(&self.section, self.counters.clone());
-        let (jobs, receiver) = mpsc::channel(self.section.queue_max);
+        // However this ends, so does the engine's thread.
+        let _closing = queue.closing();
         let prefix_bytes = self.section.prefix_bytes;
         let runner = Runner {
             prefixes: prefix_bytes.map(|bytes| PrefixCache::new(&self.loaded.model, bytes)),
@@ -63,8 +63,9 @@ impl PrefillWorker {
             counters: self.counters.clone(),
             runtime: Handle::current(),
         };
+        let waiting = queue.clone();
         supervise_thread("prefill engine", &health, move || {
-            runner.run(receiver);
+            runner.run(&waiting);
             Ok(())
         })
         .context("cannot start the engine's thread")?;
@@ -98,7 +99,6 @@ impl PrefillWorker {
             links: Links::new(self.section.connect_timeout()),
             loaded: self.loaded,
             queue,
-            jobs,
             health: health.clone(),
             counters: self.counters,
         };

@@ -11,23 +11,23 @@ use lava_kv::Receipt;
 use lava_node::Held;
 use lava_proto::v1::{FinishReason, TransferStats};
 use lava_proto::worker::prefill_event::Event;
-use lava_proto::worker::{FirstToken, PrefillDone, PrefillEvent};
+use lava_proto::worker::{FirstToken, PrefillDone};
 use lava_transfer::ShipError;
 use lava_worker::{Loaded, Refusal, Stage, finish_after, sampled_to_wire};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::PrefillSection;
+use crate::job::{Job, fail, send};
 use crate::metrics::Counters;
-use crate::queue::{Events, Job};
+use crate::queue::Queue;
 use crate::service::engine_request;
 use crate::shipment::{Sealed, Shipment};
 
 /// A caller that has heard the end of its answer leaves within this time.
 const TAKEN_IN_AFTER: Duration = Duration::from_secs(2);
 
-/// Runs jobs until their channel closes.
+/// Runs jobs until the queue is closed.
 pub(crate) struct Runner {
     pub(crate) loaded: Arc<Loaded>,
     pub(crate) pool: PagePool,
@@ -51,7 +51,7 @@ impl Progress {
     fn after_layer(&mut self, job: &Job, done: LayerDone<'_>) -> ControlFlow<()> {
         let _span = job.span.enter();
         self.layer_end = Instant::now();
-        self.failed = ended(job, Stage::Prefill);
+        self.failed = job.ended(Stage::Prefill);
         let shipped = self
             .shipment
             .as_mut()
@@ -64,34 +64,32 @@ impl Progress {
 }
 
 impl Runner {
-    pub(crate) fn run(&self, mut jobs: mpsc::Receiver<Job>) {
-        let mut next = None;
-        while let Some(first) = next.take().or_else(|| jobs.blocking_recv()) {
-            let mut group = vec![first];
-            next = self.join(&mut group, &mut jobs);
-            self.serve(group);
+    pub(crate) fn run(&self, queue: &Queue) {
+        // A thread that is gone accepts nothing.
+        let _closing = queue.closing();
+        while let Some(first) = queue.pop() {
+            self.serve(self.group(first, queue));
         }
     }
 
-    /// Adds those that wait behind the first of a group, as long as all are short and their caches fit; returns
-    /// the first that did not.
-    fn join(&self, group: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    /// A job and those that wait behind it, as long as all are short and their caches fit.
+    fn group(&self, first: Job, queue: &Queue) -> Vec<Job> {
         let size = |job: &Job| {
             let request = engine_request(&job.attempt, &job.prompt);
             let pages = request.pages_max(&self.loaded.model, self.pool.page_bytes());
             (job.prompt.len(), pages)
         };
-        let (mut tokens, mut pages) = size(&group[0]);
-        while tokens < self.section.together_tokens_max {
-            let job = jobs.try_recv().ok()?;
-            let more = size(&job);
+        let (mut tokens, mut pages) = size(&first);
+        let mut group = vec![first];
+        let mut fits = |job: &Job| {
+            let more = size(job);
             (tokens, pages) = (tokens + more.0, pages + more.1);
-            if tokens > self.section.together_tokens_max || pages > self.pool.pages() {
-                return Some(job);
-            }
+            tokens <= self.section.together_tokens_max && pages <= self.pool.pages()
+        };
+        while let Some(job) = queue.pop_if(&mut fits) {
             group.push(job);
         }
-        None
+        group
     }
 
     fn serve(&self, group: Vec<Job>) {
@@ -100,8 +98,8 @@ impl Runner {
             let _span = job.span.clone().entered();
             let queue = job.queued.elapsed();
             self.counters.queue_seconds.observe(queue.as_secs_f64());
-            if let Some(refusal) = ended(&job, Stage::Queue) {
-                fail(&self.counters, &job.events, refusal);
+            if let Some(refusal) = job.ended(Stage::Queue) {
+                job.fail(&self.counters, refusal);
                 continue;
             }
             progress.push(Progress {
@@ -300,28 +298,6 @@ impl Runner {
         self.runtime
             .spawn(tracing::Instrument::instrument(waiting, span));
     }
-}
-
-/// Why a job need not go on.
-fn ended(job: &Job, stage: Stage) -> Option<Refusal> {
-    if job.events.is_closed() {
-        return Some(Refusal::CallerLeft { stage });
-    }
-    (Instant::now() >= job.attempt.deadline).then_some(Refusal::Deadline { stage })
-}
-
-fn fail(counters: &Counters, events: &Events, refusal: Refusal) {
-    match &refusal {
-        Refusal::CallerLeft { stage } => counters.cancelled(*stage),
-        _ => drop(counters.failed.inc()),
-    }
-    tracing::info!(%refusal, "ended");
-    let _ = events.try_send(Err(refusal.into()));
-}
-
-fn send(events: &Events, event: Event) {
-    // A caller that left is noticed where work would go on.
-    let _ = events.try_send(Ok(PrefillEvent { event: Some(event) }));
 }
 
 fn done(stats: TransferStats) -> Event {

@@ -12,16 +12,16 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::job::{EVENTS_MAX, Events, Job};
 use crate::links::Links;
 use crate::metrics::Counters;
-use crate::queue::{EVENTS_MAX, Job, Queue};
+use crate::queue::Queue;
 
 /// Checks requests and queues them for the engine's thread.
 pub(crate) struct Service {
     pub(crate) loaded: Arc<Loaded>,
     pub(crate) queue: Queue,
     pub(crate) links: Links,
-    pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) health: Health,
     pub(crate) counters: Counters,
 }
@@ -45,7 +45,7 @@ impl Prefill for Service {
 }
 
 impl Service {
-    fn accept(&self, request: PrefillRequest, events: crate::queue::Events) -> Result<(), Refusal> {
+    fn accept(&self, request: PrefillRequest, events: Events) -> Result<(), Refusal> {
         if self.health.state() != State::Serving {
             return Err(Refusal::Draining);
         }
@@ -77,9 +77,7 @@ impl Service {
             place,
             span,
         };
-        // The queue's bound is the channel's, so only a thread that is gone refuses.
-        let stopped = |_| Refusal::Stopped { part: "engine" };
-        self.jobs.try_send(job).map_err(stopped)
+        self.queue.push(job)
     }
 }
 

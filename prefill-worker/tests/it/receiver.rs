@@ -123,3 +123,29 @@ pub(crate) async fn start() -> (SocketAddr, oneshot::Receiver<Received>) {
     tokio::spawn(serving);
     (address, received)
 }
+
+/// One that takes nothing in, so that the engine waits for it.
+struct Silent;
+
+#[tonic::async_trait]
+impl CacheLink for Silent {
+    type ShipStream = ReceiverStream<Result<ShipReply, Status>>;
+
+    async fn ship(
+        &self,
+        _request: Request<Streaming<ShipMessage>>,
+    ) -> Result<Response<Self::ShipStream>, Status> {
+        std::future::pending().await
+    }
+}
+
+/// Where a transfer gets nowhere.
+pub(crate) async fn silent() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = Server::builder()
+        .add_service(server(Silent))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(serving);
+    address
+}
