@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lava_cluster::EtcdConfig;
-use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config};
+use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config, memory_bytes};
 use lava_worker::{ListenSection, ModelSection};
 use serde::Deserialize;
 
@@ -33,6 +33,8 @@ pub struct DecodeConfig {
 pub struct DecodeSection {
     /// Memory for the caches of all sequences, bytes.
     pub cache_bytes: usize,
+    /// The same in percent of the memory that this process may use; takes the place of `cache_bytes`.
+    pub cache_percent: Option<u8>,
     /// Sequences that wait for their cache or run.
     pub slots_max: usize,
     /// Sequences of one step.
@@ -51,6 +53,7 @@ impl Default for DecodeSection {
     fn default() -> Self {
         Self {
             cache_bytes: 1 << 30,
+            cache_percent: None,
             slots_max: 256,
             batch_max: 64,
             output_max: 64,
@@ -65,6 +68,22 @@ impl DecodeSection {
     /// # Errors
     /// A bound is too small to work with.
     pub fn check(&self) -> Result<(), ConfigError> {
+        if let Some(percent) = self.cache_percent {
+            let expected = match memory_bytes() {
+                Some(_) if (1..=95).contains(&percent) => None,
+                Some(_) => Some("1 to 95: weights and code need the rest"),
+                None => Some(
+                    "`decode.cache_bytes` instead: this system does not say how much memory it has",
+                ),
+            };
+            if let Some(expected) = expected {
+                return Err(ConfigError::Contradiction {
+                    key: "decode.cache_percent".to_owned(),
+                    found: percent.to_string(),
+                    expected: expected.to_owned(),
+                });
+            }
+        }
         config::at_least(&[
             ("decode.cache_bytes", self.cache_bytes as u64, 1),
             ("decode.slots_max", self.slots_max as u64, 1),
@@ -79,8 +98,13 @@ impl DecodeSection {
         ])
     }
 
+    /// Pages of the pool.
     pub(crate) fn pages(&self, page_bytes: usize) -> usize {
-        self.cache_bytes / page_bytes
+        let share = self.cache_percent.zip(memory_bytes());
+        let bytes = share.map_or(self.cache_bytes, |(percent, all)| {
+            (all / 100 * u64::from(percent)) as usize
+        });
+        bytes / page_bytes
     }
 
     pub(crate) fn stall_timeout(&self) -> Duration {
@@ -108,6 +132,23 @@ mod tests {
         expected.listen.address = parsed.listen.address;
         expected.http.listen = parsed.http.listen;
         assert_eq!(parsed, expected);
+    }
+
+    #[test]
+    fn a_share_of_memory_takes_the_place_of_bytes() {
+        let share = |percent| DecodeSection {
+            cache_percent: Some(percent),
+            ..Default::default()
+        };
+        let all = memory_bytes().unwrap() as usize;
+        assert!(share(50).check().is_ok());
+        assert_eq!(share(50).pages(4096), all / 100 * 50 / 4096);
+        assert_eq!(DecodeSection::default().pages(4096), (1 << 30) / 4096);
+        expect_test::expect![
+            "`decode.cache_percent` is 96, expected 1 to 95: weights and code need the rest"
+        ]
+        .assert_eq(&share(96).check().unwrap_err().to_string());
+        assert!(share(0).check().is_err());
     }
 
     #[test]

@@ -28,6 +28,8 @@ mod health;
 
 pub mod http;
 
+mod memory;
+
 mod shutdown;
 
 mod supervise;
@@ -37,6 +39,7 @@ pub use error::{ConfigError, Origin};
 pub use health::{Health, State};
 pub use held::Held;
 pub use http::HttpConfig;
+pub use memory::memory_bytes;
 pub use metrics::Metrics;
 pub use overrides::Override;
 pub use shutdown::Shutdown;
