@@ -245,7 +245,7 @@ impl Scratch {
 
         let mut start = 0;
         for run in piece.runs {
-            read_scales(&mut self.scales, run, run.keys);
+            read_scales(isa, &mut self.scales, run, run.keys);
             let packed = run.format.is_packed();
             let queries = self.queries[usize::from(packed)].as_chunks::<LANES>().0;
             for (tile, scales) in self.scales.iter().enumerate() {
@@ -274,7 +274,7 @@ impl Scratch {
         }
         let mut start = 0;
         for run in piece.runs {
-            read_scales(&mut self.scales, run, run.values);
+            read_scales(isa, &mut self.scales, run, run.values);
             let packed = run.format.is_packed();
             let sums = state.values[usize::from(packed)].as_chunks_mut::<LANES>().0;
             for (tile, scales) in self.scales.iter().enumerate() {
@@ -327,10 +327,11 @@ fn read<I: Isa>(
 
 /// The scales of a run's rows in tiles; zeros for rows that are not there.
 #[inline(always)]
-fn read_scales(out: &mut Vec<[f32; TILE]>, run: &Run<'_>, half: rows::Half<'_>) {
+fn read_scales<I: Isa>(isa: I, out: &mut Vec<[f32; TILE]>, run: &Run<'_>, half: rows::Half<'_>) {
     out.clear();
     out.resize(run.rows.div_ceil(TILE), [0.0; TILE]);
-    rows::widen_scales(half.scales, &mut out.as_flattened_mut()[..run.rows]);
+    let scales = &half.scales[..run.rows * run.format.scale_bytes()];
+    rows::widen_scales(isa, scales, &mut out.as_flattened_mut()[..scales.len() / 2]);
 }
 
 /// Dot products of a query with eight rows.

@@ -157,11 +157,10 @@ pub(crate) fn widen<I: Isa>(
     }
 }
 
-/// The scales of rows, `[rows]` into `out`.
-pub(crate) fn widen_scales(scales: &[u8], out: &mut [f32]) {
-    for (bytes, out) in scales.chunks_exact(2).zip(out) {
-        *out = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-    }
+/// The scales of rows, `[rows]` into `out`. Compiled for the instructions of its caller.
+#[inline(always)]
+pub(crate) fn widen_scales<I: Isa>(isa: I, scales: &[u8], out: &mut [f32]) {
+    float::widen(isa, RowFormat::F16, scales, out);
 }
 
 /// A scale that reads back as it is used: rounded, and finite.
@@ -312,7 +311,7 @@ mod tests {
             let mut wide = vec![f32::NAN; rows * d];
             with_isa!(isa => widen(isa, format, codes, d, &mut wide));
             let mut factors = vec![1.0; rows];
-            widen_scales(&scales, &mut factors);
+            widen_scales(Portable, &scales, &mut factors);
             for row in 0..rows {
                 let mut fast: Vec<f32> = wide[row * d..][..d].iter().map(|x| x * factors[row]).collect();
                 if format.is_packed() {

@@ -34,6 +34,11 @@ impl DecodeCase {
         let rows = |rows| rows * RowFormat::F16.entry_bytes(config.head_dim);
         self.page_rows.map_or(config.page_bytes(), rows)
     }
+
+    /// Cases with the same have their prompt and their pages in common.
+    fn pass(&self) -> (usize, Option<usize>) {
+        (self.prompt_tokens, self.page_rows)
+    }
 }
 
 /// How long is measured.
@@ -74,8 +79,10 @@ pub fn decode(
     rounds: Rounds,
 ) -> Result<Vec<DecodeRate>, EngineError> {
     let mut groups = groups(cases);
-    for group in &mut groups {
-        group.prefill(model, rounds.steps)?;
+    let alike = |a: &Group, b: &Group| a.case.pass() == b.case.pass();
+    groups.sort_by_key(|group| group.case.pass());
+    for groups in groups.chunk_by_mut(alike) {
+        prefill(model, groups, rounds.steps)?;
     }
     let mut rates = vec![Vec::new(); cases.len()];
     // One that is not counted.
@@ -141,10 +148,15 @@ impl Group {
         };
         case == self.case
     }
+}
 
-    fn prefill(&mut self, model: &Model, steps: usize) -> Result<(), EngineError> {
-        let case = &self.case;
-        let tokens = prompt(model, case.prompt_tokens);
+/// Runs the prompt of some groups, which they share, for all their caches at once.
+fn prefill(model: &Model, groups: &mut [Group], steps: usize) -> Result<(), EngineError> {
+    let first = &groups[0].case;
+    let tokens = prompt(model, first.prompt_tokens);
+    let page_bytes = first.page_bytes(model);
+    let mut requests = Vec::new();
+    for Group { case, .. } in &*groups {
         let request = PrefillRequest {
             tokens: &tokens,
             method: case.method,
@@ -152,12 +164,15 @@ impl Group {
             format: case.format,
             appended_max: steps,
         };
-        let page_bytes = case.page_bytes(model);
-        let pages = case.batch * request.pages_max(model, page_bytes);
-        let pool = PagePool::new(page_bytes, pages);
-        self.caches = model.prefill_each(&vec![request; case.batch], &pool)?;
-        Ok(())
+        requests.extend(vec![request; case.batch]);
     }
+    let pages = requests.iter().map(|one| one.pages_max(model, page_bytes));
+    let pool = PagePool::new(page_bytes, pages.sum());
+    let mut caches = model.prefill_each(&requests, &pool)?.into_iter();
+    for group in groups {
+        group.caches = caches.by_ref().take(group.case.batch).collect();
+    }
+    Ok(())
 }
 
 /// Tokens per second of some steps, which are undone.
