@@ -150,7 +150,14 @@ impl Weights {
             });
         });
         for row in 0..height {
-            share(self.parts[row..].iter_mut().step_by(height));
+            let of_row = || self.parts[row..].iter().step_by(height);
+            let max = of_row().map(|part| part.max);
+            let max = max.fold(f32::NEG_INFINITY, f32::max);
+            let sums = of_row().map(|part| part.sum * exp_nonpositive(part.max - max));
+            let total: f32 = sums.sum();
+            for part in self.parts[row..].iter_mut().step_by(height) {
+                part.share = exp_nonpositive(part.max - max) / total;
+            }
         }
     }
 
@@ -191,23 +198,6 @@ impl Weights {
         }
         let entropies: Vec<f64> = tasks.into_par_iter().map(Task::run).collect();
         seen.entropy += entropies.iter().sum::<f64>();
-    }
-}
-
-/// The share of each part in a row's softmax.
-fn share<'a>(parts: impl Iterator<Item = &'a mut Part>) {
-    let mut parts: Vec<&mut Part> = parts.filter(|part| part.sum != 0.0).collect();
-    let max = parts
-        .iter()
-        .map(|part| part.max)
-        .fold(f32::NEG_INFINITY, f32::max);
-    let mut total = 0.0;
-    for part in &mut parts {
-        part.share = exp_nonpositive(part.max - max);
-        total += part.share * part.sum;
-    }
-    for part in parts {
-        part.share /= total;
     }
 }
 

@@ -79,7 +79,11 @@ pub fn products(x: &[f32], matrices: &[&Matrix]) -> Vec<Vec<f32>> {
         .iter()
         .map(|matrix| vec![0.0; rows * matrix.rows])
         .collect();
-    if rows < SHARE_ROWS_MIN && rows * width * cols >= PARALLEL_MIN {
+    if rows * width * cols < PARALLEL_MIN {
+        by_rows(&mut outs, rows.max(1), &input, matrices);
+        return outs;
+    }
+    if rows < SHARE_ROWS_MIN {
         by_panels(&mut outs, &input, matrices);
         return outs;
     }

@@ -3,18 +3,16 @@
 use std::time::Duration;
 
 use lava_prefill_worker::PrefillSection;
-use lava_test_support::{Architecture, HfDtype, ToyModel};
+use lava_test_support::{Architecture, ToyModel};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
-use crate::worker::{load, request, start_with};
+use crate::worker::{load_toy, request, start_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_while_waiting_makes_room_at_once() {
     let toy = ToyModel::new(Architecture::Llama);
-    let folder = tempfile::tempdir().unwrap();
-    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
-    let loaded = load(folder.path());
+    let loaded = load_toy(&toy);
     let section = PrefillSection {
         queue_max: 3,
         frames_queued_max: 1,

@@ -113,15 +113,19 @@ fn of_row(group: &Group<'_>, row: usize) -> Vec<u8> {
 
 /// Where to ship to, and what will have arrived.
 pub(crate) async fn start() -> (SocketAddr, oneshot::Receiver<Received>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let (ending, received) = oneshot::channel();
     let ending = Arc::new(Mutex::new(Some(ending)));
+    (serve(Service { ending }).await, received)
+}
+
+async fn serve(service: impl CacheLink) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
     let serving = Server::builder()
-        .add_service(server(Service { ending }))
+        .add_service(server(service))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(serving);
-    (address, received)
+    address
 }
 
 /// One that takes nothing in, so that the engine waits for it.
@@ -141,11 +145,5 @@ impl CacheLink for Silent {
 
 /// Where a transfer gets nowhere.
 pub(crate) async fn silent() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let serving = Server::builder()
-        .add_service(server(Silent))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    tokio::spawn(serving);
-    address
+    serve(Silent).await
 }

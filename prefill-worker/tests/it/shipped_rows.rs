@@ -9,14 +9,14 @@ use lava_engine::{PagePool, PrefillRequest, RowFormat};
 use lava_prefill_worker::PrefillSection;
 use lava_proto::v1::TransferStats;
 use lava_proto::worker::prefill_client::PrefillClient;
-use lava_test_support::{Architecture, HfDtype, ToyModel};
+use lava_test_support::{Architecture, ToyModel};
 use lava_worker::Loaded;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::receiver::{Received, Table};
-use crate::worker::{load, request, run, start_with};
+use crate::worker::{load, load_toy, request, run, start_with};
 
 fn prompt(len: u32, vocabulary: u32) -> Vec<u32> {
     (0..len)
@@ -125,9 +125,7 @@ async fn the_real_models_kept_positions_at_128_are_the_engines_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_policy_budget_and_format_ships_the_engines_rows() {
     let toy = ToyModel::new(Architecture::Qwen3);
-    let folder = tempfile::tempdir().unwrap();
-    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
-    let loaded = load(folder.path());
+    let loaded = load_toy(&toy);
     let mut client = crate::worker::start(loaded.clone()).await;
     for format in RowFormat::ALL {
         for (policy, budget) in [
@@ -159,9 +157,7 @@ async fn prompts_that_wait_together_and_prompts_that_begin_alike_ship_the_same_r
         context: 2048,
         ..ToyModel::new(Architecture::Llama)
     };
-    let folder = tempfile::tempdir().unwrap();
-    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
-    let loaded = load(folder.path());
+    let loaded = load_toy(&toy);
     let section = PrefillSection {
         together_tokens_max: 400,
         prefix_bytes: Some(1 << 26),
@@ -210,9 +206,7 @@ async fn prompts_that_wait_together_and_prompts_that_begin_alike_ship_the_same_r
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_that_an_early_end_gives_up_lasts_until_its_caller_has_left() {
     let toy = ToyModel::new(Architecture::Llama);
-    let folder = tempfile::tempdir().unwrap();
-    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
-    let loaded = load(folder.path());
+    let loaded = load_toy(&toy);
     let mut client = crate::worker::start(loaded.clone()).await;
     let prompt = prompt(130, toy.vocab as u32);
     let (first, _) = shipped(&mut client, &loaded, &prompt, "lava", 48, RowFormat::F16).await;
@@ -243,9 +237,7 @@ async fn a_transfer_that_an_early_end_gives_up_lasts_until_its_caller_has_left()
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_were_placed_wrong_are_refused_before_any_compute() {
     let toy = ToyModel::new(Architecture::Llama);
-    let folder = tempfile::tempdir().unwrap();
-    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
-    let loaded = load(folder.path());
+    let loaded = load_toy(&toy);
     let mut client = crate::worker::start(loaded.clone()).await;
     let prompt = prompt(50, toy.vocab as u32);
     let good = request(&loaded, &prompt, "lava", 64, "127.0.0.1:1".into());

@@ -12,6 +12,7 @@ use lava_proto::v1::Sampling;
 use lava_proto::worker::prefill_client::PrefillClient;
 use lava_proto::worker::prefill_event::Event;
 use lava_proto::worker::{Attempt, FirstToken, PrefillDone, PrefillRequest};
+use lava_test_support::{HfDtype, ToyModel};
 use lava_worker::{Loaded, Membership, ModelSection};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -24,6 +25,12 @@ pub(crate) fn load(path: &Path) -> Arc<Loaded> {
     let section = ModelSection::default();
     let files = ModelFiles::find(path.to_str().unwrap(), false).unwrap();
     Loaded::load(&section, "model".into(), &files, &mut |_, _| {}).unwrap()
+}
+
+pub(crate) fn load_toy(toy: &ToyModel) -> Arc<Loaded> {
+    let folder = tempfile::tempdir().unwrap();
+    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
+    load(folder.path())
 }
 
 pub(crate) async fn start(loaded: Arc<Loaded>) -> PrefillClient<Channel> {
