@@ -2,13 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
+
+use crate::ports::free_ports;
 
 /// Time for a node to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -216,19 +218,6 @@ fn program() -> PathBuf {
         panic!("LAVA_TOOLS is not set: run `cargo xtask test`");
     };
     Path::new(&tools).join("bin/etcd")
-}
-
-/// Ports of loopback that were free a moment ago, all different. They lie below those that the system gives
-/// to connections, so that none of these takes the port of a process that is down for a moment.
-pub fn free_ports(count: usize) -> Vec<u16> {
-    let mut held = Vec::new();
-    while held.len() < count {
-        let port = 20_000 + (getrandom::u32().unwrap() % 12_000) as u16;
-        held.extend(TcpListener::bind(("127.0.0.1", port)));
-    }
-    held.iter()
-        .map(|held| held.local_addr().unwrap().port())
-        .collect()
 }
 
 /// Whether the node answers, which it does once there is a leader.

@@ -12,14 +12,16 @@ mod gguf_file;
 mod hf;
 mod model;
 mod permute;
+mod ports;
 mod random;
 mod rope;
 mod tokenizer;
 
 pub use architecture::Architecture;
-pub use etcd::{Etcd, free_ports};
+pub use etcd::Etcd;
 pub use gguf::GgufKind;
 pub use hf::HfDtype;
 pub use model::{ToyModel, ToyTensor};
+pub use ports::free_ports;
 pub use rope::RopeScaling;
 pub use tokenizer::VOCAB_MIN;

@@ -37,7 +37,7 @@ pub(crate) struct Process {
     log: std::path::PathBuf,
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody else has.
 pub(crate) fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], lava_test_support::free_ports(1)[0]))
 }
