@@ -73,14 +73,17 @@ mod tests {
             "Some CPU, 2 cores, 24.0 GiB of memory, dev build",
         );
         record.commands.push("lava bench engine ...".to_owned());
-        let row = |prompt_tokens: u32, rate: f64| {
-            json!({"prompt_tokens": prompt_tokens, "batch": 8, "budget": 1024, "tokens_per_second": rate,
-                "cache_bytes": 5_000_000, "full_bytes": prompt_tokens * 28_672})
+        let row = |policy: &str, prompt_tokens: u32, rate: f64, bytes: u32| {
+            json!({"policy": policy, "prompt_tokens": prompt_tokens, "batch": 8, "tokens_per_second": rate,
+                "cache_bytes": bytes})
         };
-        record.push(
-            "main",
-            json!({"decode": [row(2000, 10.0), row(30_000, 9.4)]}),
-        );
+        let rows = [
+            row("lava-peaks", 2000, 10.0, 5_000_000),
+            row("full", 2000, 8.0, 57_344_000),
+            row("lava-peaks", 30_000, 9.4, 5_000_000),
+            row("full", 30_000, 2.0, 860_160_000),
+        ];
+        record.push("main", json!({"decode": rows}));
         expect![[r#"
             Commit abc1234, 2026-01-02, on Some CPU, 2 cores, 24.0 GiB of memory, dev build; just before, others used 0 % of it:
 
@@ -88,12 +91,12 @@ mod tests {
             lava bench engine ...
             ```
 
-            | batch | prompt tokens | tokens/s | of the shorter's | cache | full cache |
-            |---:|---:|---:|---:|---:|---:|
-            | 8 | 2000 | 10.0 | 1.000 | 5.00 MB | 57.34 MB |
-            | 8 | 30000 | 9.4 | 0.940 | 5.00 MB | 860.16 MB |
+            | batch | prompt tokens | tokens/s | of the shorter's | cache | tokens/s, full | of the shorter's | cache, full |
+            |---:|---:|---:|---:|---:|---:|---:|---:|
+            | 8 | 2000 | 10.0 | 1.000 | 5.00 MB | 8.0 | 1.000 | 57.34 MB |
+            | 8 | 30000 | 9.4 | 0.940 | 5.00 MB | 2.0 | 0.250 | 860.16 MB |
 
-            Decode over compact caches of a short and of a long prompt at the same budget. The cache is one sequence's; the full cache is what its prompt would take in half precision.
+            Decode over compact caches of a short and of a long prompt at the same budget, and over full ones in half precision. The bytes are one sequence's.
 
             | what | asked | found | met |
             |---|---|---|---|

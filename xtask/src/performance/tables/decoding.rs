@@ -16,11 +16,9 @@ const BATCH_AT_LEAST: [(&str, f64); 3] = [("stored", 2.0), ("f32", 3.0), ("q8-0"
 const LONG_AT_LEAST: f64 = 0.95;
 
 pub(super) fn show_decode(record: &Record) -> Result<Shown> {
-    let all = list(record.run("main")?, "decode")?;
-    let is_full = |row: &&Value| row["policy"] == "full";
-    let full: Vec<Value> = all.iter().filter(is_full).cloned().collect();
+    let [compact, full] = compact_and_full(list(record.run("main")?, "decode")?);
     let mut rows = Vec::new();
-    for row in all.iter().filter(|row| !is_full(row)) {
+    for row in &compact {
         let (prompt, batch) = (number(row, "prompt_tokens")?, number(row, "batch")?);
         let other = with(&full, &[("prompt_tokens", prompt), ("batch", batch)])?;
         let (rate, full_rate) = (rate(row)?, rate(other)?);
@@ -34,7 +32,7 @@ pub(super) fn show_decode(record: &Record) -> Result<Shown> {
             format!("{:.2}", rate / full_rate),
         ]);
     }
-    let budget = number(all.first().context("nothing was measured")?, "budget")?;
+    let budget = number(compact.first().context("nothing was measured")?, "budget")?;
     let compact = format!("tokens/s, b = {budget}");
     let header = [
         "prompt tokens",
@@ -99,27 +97,32 @@ pub(super) fn show_batch(record: &Record) -> Result<Shown> {
 }
 
 pub(super) fn show_long(record: &Record) -> Result<Shown> {
-    let decode = list(record.run("main")?, "decode")?;
-    let [short, long] = two(decode, "prompt_tokens")?;
+    let [compact, full] = compact_and_full(list(record.run("main")?, "decode")?);
+    let [short, long] = two(&compact, "prompt_tokens")?;
     let mut shown = Shown::default();
     let mut rows = Vec::new();
-    for batch in different(decode, "batch")? {
-        let of = |tokens| with(decode, &[("batch", batch), ("prompt_tokens", tokens)]);
-        let base = rate(of(short)?)?;
+    for batch in different(&compact, "batch")? {
+        let at = |tokens| [("batch", batch), ("prompt_tokens", tokens)];
+        let base = |caches| rate(with(caches, &at(short))?);
         for tokens in [short, long] {
-            let row = of(tokens)?;
+            let cells = |caches| -> Result<[String; 3]> {
+                let found = with(caches, &at(tokens))?;
+                Ok([
+                    format!("{:.1}", rate(found)?),
+                    format!("{:.3}", rate(found)? / base(caches)?),
+                    bytes(number(found, "cache_bytes")?),
+                ])
+            };
+            let [speed, share, cache] = cells(&compact)?;
+            let [full_speed, full_share, full_cache] = cells(&full)?;
+            let (batch, tokens) = (batch.to_string(), tokens.to_string());
             rows.push([
-                batch.to_string(),
-                tokens.to_string(),
-                format!("{:.1}", rate(row)?),
-                format!("{:.3}", rate(row)? / base),
-                bytes(number(row, "cache_bytes")?),
-                bytes(number(row, "full_bytes")?),
+                batch, tokens, speed, share, cache, full_speed, full_share, full_cache,
             ]);
         }
         shown.criteria.push(Criterion {
             what: format!("batch {batch}, {long} tokens over {short}"),
-            found: rate(of(long)?)? / base,
+            found: rate(with(&compact, &at(long))?)? / base(&compact)?,
             limit: Limit::AtLeast(LONG_AT_LEAST),
             unit: Unit::Times,
         });
@@ -130,12 +133,14 @@ pub(super) fn show_long(record: &Record) -> Result<Shown> {
         "tokens/s",
         "of the shorter's",
         "cache",
-        "full cache",
+        "tokens/s, full",
+        "of the shorter's",
+        "cache, full",
     ];
     shown.blocks = vec![
         table(header, &rows),
-        "Decode over compact caches of a short and of a long prompt at the same budget. The cache is one sequence's; the \
-         full cache is what its prompt would take in half precision."
+        "Decode over compact caches of a short and of a long prompt at the same budget, and over full ones in half \
+         precision. The bytes are one sequence's."
             .to_owned(),
     ];
     Ok(shown)
@@ -174,6 +179,15 @@ pub(super) fn show_pages(record: &Record) -> Result<Shown> {
         blocks: vec![table(header, &rows), words],
         criteria: Vec::new(),
     })
+}
+
+/// Rows of compact caches, and of full ones.
+fn compact_and_full(rows: &[Value]) -> [Vec<Value>; 2] {
+    let (full, compact) = rows
+        .iter()
+        .cloned()
+        .partition(|row| row["policy"] == "full");
+    [compact, full]
 }
 
 fn rate(row: &Value) -> Result<f64> {
