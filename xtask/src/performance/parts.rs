@@ -129,7 +129,7 @@ pub(super) fn runs(part: Part, quick: bool, trace: Option<&Path>) -> Vec<Run> {
             weights.map(of).into()
         }
         Part::Long => {
-            let sizes = pick("2000,30000", "64,256 --rounds 1 --steps 2");
+            let sizes = pick("2000,30000 --rounds 5", "64,256 --rounds 1 --steps 2");
             vec![run(
                 "main",
                 Model::Qwen,
@@ -222,7 +222,7 @@ mod tests {
             RAYON_NUM_THREADS=2 lava bench serve --requests 100 --speed 0.2 --length-scale 0.03 --ttft-ms 5000 --token-ms 250 --model SmolLM2-135M-Instruct.Q4_1.gguf --trace trace.jsonl"#]]
         .assert_eq(&shown(Part::Serve));
         expect![[r#"
-            RAYON_NUM_THREADS=2 lava bench engine --prefill-tokens --batches 1,8 --budgets 1024 --decode-tokens 2000,30000 --full --model qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"#]]
+            RAYON_NUM_THREADS=2 lava bench engine --prefill-tokens --batches 1,8 --budgets 1024 --decode-tokens 2000,30000 --rounds 5 --full --model qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"#]]
         .assert_eq(&shown(Part::Long));
     }
 }
