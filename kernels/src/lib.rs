@@ -7,6 +7,7 @@
 //! Activations are token-major, `[tokens, heads, D]`, exactly as the projections produce them, so
 //! nothing is transposed. The axis letters are those of ARCHITECTURE.md.
 
+pub mod cuda;
 mod decode;
 mod exp;
 mod gemm;

@@ -34,8 +34,8 @@ impl PageTable {
     }
 }
 
-/// Rows of one form. A page holds key codes, key scales, value codes and value scales of its rows, each
-/// part with room for all of them.
+/// Rows of one form. A page holds key codes, value codes, key scales and value scales of its rows, each
+/// part with room for all of them; so the codes lie where their size aligns them.
 #[derive(Debug)]
 pub(crate) struct Area {
     format: RowFormat,
@@ -78,8 +78,8 @@ impl Area {
         Layout {
             code_bytes,
             scale_bytes,
-            codes: [0, codes + scales],
-            scales: [codes, 2 * codes + scales],
+            codes: [0, codes],
+            scales: [2 * codes, 2 * codes + scales],
         }
     }
 

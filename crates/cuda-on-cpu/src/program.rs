@@ -1,0 +1,197 @@
+//! A file of kernels as a program for this machine.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const HEADER: (&str, &str) = ("cuda_on_cpu.h", include_str!("../cpp/cuda_on_cpu.h"));
+const MACHINE: (&str, &str) = ("machine.cpp", include_str!("../cpp/machine.cpp"));
+
+const COMPILER: &str = "g++";
+const FLAGS: [&str; 5] = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"];
+/// What makes every access of a kernel call the machine. Kernels' `#pragma unroll` is for nvcc.
+const WATCHED: [&str; 4] = [
+    "-fsanitize=thread",
+    "-fsanitize=bounds",
+    "-Wno-unknown-pragmas",
+    "-xc++",
+];
+
+/// A change to the source before it is compiled: a bug that a test must find.
+#[derive(Clone, Copy, Debug)]
+pub struct Edit<'a> {
+    /// What is replaced; it stands once in all files together.
+    pub from: &'a str,
+    /// What stands there instead.
+    pub to: &'a str,
+}
+
+/// Kernels that can be run.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub(crate) path: PathBuf,
+}
+
+/// Why a program could not be made.
+#[derive(Debug)]
+pub enum CompileError {
+    /// The text of an edit does not stand in the source once.
+    Edit {
+        /// That text.
+        from: String,
+        /// How often it was found.
+        found: usize,
+    },
+    /// What the compiler said.
+    Compiler(String),
+    /// A file could not be read or written, or the compiler not be started.
+    Io(io::Error),
+}
+
+impl std::fmt::Display for CompileError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Edit { from, found } => {
+                write!(f, "{from:?} stands {found} times in the source, not once")
+            }
+            Self::Compiler(said) => write!(f, "the kernels do not compile:\n{said}"),
+            Self::Io(error) => write!(f, "compiling kernels: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for CompileError {}
+
+impl From<io::Error> for CompileError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Program {
+    /// Compiles `folder/name` with everything that it includes from `folder`. Programs are kept in `cache`, and not
+    /// compiled again as long as nothing changes.
+    ///
+    /// # Errors
+    /// Whoever wrote the kernels or the edits, or a machine without g++.
+    pub fn compile(
+        folder: &Path,
+        name: &str,
+        edits: &[Edit<'_>],
+        cache: &Path,
+    ) -> Result<Self, CompileError> {
+        let mut files = sources(folder, name)?;
+        for edit in edits {
+            apply(edit, &mut files)?;
+        }
+        let machine = Cached::new(cache, "machine", &[HEADER, MACHINE], &FLAGS);
+        machine.make(|build, made| {
+            let made = made.to_string_lossy();
+            compiler(build, &[&FLAGS[..], &["-c", MACHINE.0, "-o", &made]])
+        })?;
+        let mut all: Vec<(&str, &str)> = files
+            .iter()
+            .map(|(name, text)| (&**name, &**text))
+            .collect();
+        all.extend([HEADER, MACHINE]);
+        let flags = [&FLAGS[..], &WATCHED].concat();
+        let program = Cached::new(cache, name.trim_end_matches(".cu"), &all, &flags);
+        program.make(|build, made| {
+            compiler(build, &[&flags[..], &["-c", name, "-o", "kernels.o"]])?;
+            let (machine, made) = (machine.path.to_string_lossy(), made.to_string_lossy());
+            compiler(build, &[&["kernels.o", &machine, "-o", &made]])
+        })?;
+        Ok(Self { path: program.path })
+    }
+}
+
+/// A file that is made of some sources, and is there already if it was made of the same before.
+struct Cached<'a> {
+    path: PathBuf,
+    sources: &'a [(&'a str, &'a str)],
+}
+
+impl<'a> Cached<'a> {
+    fn new(cache: &Path, stem: &str, sources: &'a [(&'a str, &'a str)], flags: &[&str]) -> Self {
+        let mut hash = DefaultHasher::new();
+        let texts = sources.iter().flat_map(|(name, text)| [*name, *text]);
+        for text in texts.chain(flags.iter().copied()) {
+            hash.write_usize(text.len());
+            hash.write(text.as_bytes());
+        }
+        Self {
+            path: cache.join(format!("{stem}-{:016x}", hash.finish())),
+            sources,
+        }
+    }
+
+    /// `make` gets a folder with the sources, and where to leave what it makes.
+    fn make(
+        &self,
+        make: impl FnOnce(&Path, &Path) -> Result<(), CompileError>,
+    ) -> Result<(), CompileError> {
+        if self.path.exists() {
+            return Ok(());
+        }
+        let build = self.path.with_extension(std::process::id().to_string());
+        fs::create_dir_all(&build)?;
+        for (name, text) in self.sources {
+            fs::write(build.join(name), text)?;
+        }
+        // Moved when it is whole, so that no other process finds a part.
+        let made = build.join("made");
+        let result = make(&build, &made).and_then(|()| Ok(fs::rename(&made, &self.path)?));
+        fs::remove_dir_all(&build)?;
+        result
+    }
+}
+
+/// The files of `folder` that `name` may include, itself among them.
+fn sources(folder: &Path, name: &str) -> io::Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let file = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if file == name || file.ends_with(".cuh") {
+            files.push((file.to_owned(), fs::read_to_string(&path)?));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn apply(edit: &Edit<'_>, files: &mut [(String, String)]) -> Result<(), CompileError> {
+    let found = files
+        .iter()
+        .map(|(_, text)| text.matches(edit.from).count())
+        .sum();
+    if found != 1 {
+        let from = edit.from.to_owned();
+        return Err(CompileError::Edit { from, found });
+    }
+    for (_, text) in files {
+        *text = text.replace(edit.from, edit.to);
+    }
+    Ok(())
+}
+
+fn compiler(build: &Path, arguments: &[&[&str]]) -> Result<(), CompileError> {
+    let output = Command::new(COMPILER)
+        .args(arguments.concat())
+        .current_dir(build)
+        .output()
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot start {COMPILER}: {error}"))
+        })?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(CompileError::Compiler(
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )),
+    }
+}

@@ -1,0 +1,57 @@
+//! The kernels of GPUs, as far as they are plain data: which kernel runs over which grid, with which parameters. The
+//! kernels themselves are in `kernels/cuda`. Whoever has a device runs a [`Launch`] on it; tests run the same launch
+//! on the CPU, where every access to memory is watched.
+//!
+//! Addresses are those of device memory. Activations are token-major and in the 16-bit type that the model computes
+//! in ([`Compute`]); rows lie in pages as in the caches of the CPU.
+
+mod cache;
+mod decode;
+
+pub use cache::{PoolPlace, SequencePlace, TablePlace};
+pub use decode::{DecodeStep, pieces};
+
+/// An address in device memory.
+pub type Address = u64;
+
+/// A kernel and what it is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Its name in the sources.
+    pub kernel: String,
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block, along x.
+    pub threads: u32,
+    /// The one struct that it takes.
+    pub parameters: Vec<u8>,
+}
+
+/// What a model computes in on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compute {
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Compute {
+    /// As it stands in the names of kernels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compute::F16 => "f16",
+            Compute::Bf16 => "bf16",
+        }
+    }
+}
+
+/// Head dims that the kernels are compiled for.
+pub const HEAD_DIMS: [usize; 2] = [64, 128];
+
+fn check_head_dim(head_dim: usize) {
+    assert!(
+        HEAD_DIMS.contains(&head_dim),
+        "no kernel is compiled for a head dim of {head_dim}"
+    );
+}

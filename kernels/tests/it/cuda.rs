@@ -1,0 +1,105 @@
+//! What all tests of CUDA kernels share.
+
+use std::path::{Path, PathBuf};
+
+use lava_cuda_on_cpu::{Edit, Fault, Gpu, Order, Program};
+use lava_kernels::cuda::{Compute, Launch};
+
+/// Compiles a file of `kernels/cuda`.
+pub(crate) fn program(name: &str, edits: &[Edit<'_>]) -> Program {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
+    let cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cuda-on-cpu");
+    Program::compile(&folder, name, edits, &cache).unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub(crate) fn launch(gpu: &mut Gpu, launch: &Launch) {
+    gpu.launch(
+        &launch.kernel,
+        launch.grid,
+        launch.threads,
+        &launch.parameters,
+    );
+}
+
+/// Orders that show a missing barrier between them.
+pub(crate) const ORDERS: [Order; 3] = [Order::Forward, Order::Backward, Order::Mixed(7)];
+
+/// Even numbers, from a seed.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.bits() as usize % end
+    }
+
+    /// From -1 to 1.
+    pub(crate) fn unit(&mut self) -> f32 {
+        self.bits() as f32 / (1u64 << 30) as f32 - 1.0
+    }
+
+    /// As a model computes in.
+    pub(crate) fn elements(&mut self, count: usize, size: f32, compute: Compute) -> Vec<f32> {
+        (0..count)
+            .map(|_| round(self.unit() * size, compute))
+            .collect()
+    }
+}
+
+/// The nearest number of a type.
+pub(crate) fn round(x: f32, compute: Compute) -> f32 {
+    match compute {
+        Compute::F16 => half::f16::from_f32(x).to_f32(),
+        Compute::Bf16 => half::bf16::from_f32(x).to_f32(),
+    }
+}
+
+pub(crate) fn bytes(x: &[f32], compute: Compute) -> Vec<u8> {
+    let bits = |x: &f32| match compute {
+        Compute::F16 => half::f16::from_f32(*x).to_bits(),
+        Compute::Bf16 => half::bf16::from_f32(*x).to_bits(),
+    };
+    x.iter().flat_map(|x| bits(x).to_le_bytes()).collect()
+}
+
+pub(crate) fn numbers(bytes: &[u8], compute: Compute) -> Vec<f32> {
+    let number = |bytes: &[u8]| {
+        let bits = u16::from_le_bytes([bytes[0], bytes[1]]);
+        match compute {
+            Compute::F16 => half::f16::from_bits(bits).to_f32(),
+            Compute::Bf16 => half::bf16::from_bits(bits).to_f32(),
+        }
+    };
+    bytes.chunks_exact(2).map(number).collect()
+}
+
+/// Demands that a planted bug is found: in some order of threads, `check` says that the answer is wrong, or the
+/// machine has found a fault. Lines of `unused` kernels are not compiled.
+#[track_caller]
+pub(crate) fn is_found(
+    name: &str,
+    unused: &[&str],
+    edit: Edit<'_>,
+    check: impl Fn(&Program, Order) -> Result<bool, Fault>,
+) {
+    let mut edits: Vec<Edit<'_>> = unused.iter().map(|from| Edit { from, to: "" }).collect();
+    let sound = program(name, &edits);
+    for order in ORDERS {
+        assert_eq!(check(&sound, order), Ok(true), "without a bug, {order:?}");
+    }
+    edits.push(edit);
+    let broken = program(name, &edits);
+    let found = ORDERS.map(|order| check(&broken, order));
+    assert!(
+        found.iter().any(|found| *found != Ok(true)),
+        "nobody noticed {:?}",
+        edit.to
+    );
+}
