@@ -92,6 +92,11 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
+// One rounding each, whatever stands around them: what must be equal to the CPU's to the bit is written with these.
+__device__ __forceinline__ float multiply_add_once(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ __forceinline__ float multiply_once(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ float add_once(float a, float b) { return __fadd_rn(a, b); }
+
 // Both halves of a pair less those of another, rounded.
 __device__ __forceinline__ Pair subtract_halves(Pair a, Pair b) {
     Pair difference;
@@ -127,6 +132,9 @@ inline void load_tiles_transposed(Pair (&tiles)[4], const void *row, SITE_PARAME
 }
 template <unsigned LEFT> inline void wait_for_copies() { cuda_on_cpu::wait_for_copies(LEFT); }
 inline float exp2_fast(float x) { return std::exp2(x); }
+inline float multiply_add_once(float a, float b, float c) { return std::fma(a, b, c); }
+inline float multiply_once(float a, float b) { return a * b; }
+inline float add_once(float a, float b) { return a + b; }
 inline Pair subtract_halves(Pair a, Pair b) {
     const auto of = [&](unsigned shift) {
         return static_cast<Pair>(float_to_half(half_to_float(a >> shift) - half_to_float(b >> shift))) << shift;

@@ -5,11 +5,21 @@
 //! Addresses are those of device memory. Activations are token-major and in the 16-bit type that the model computes
 //! in ([`Compute`]); rows lie in pages as in the caches of the CPU.
 
+mod append;
 mod cache;
 mod decode;
+mod gather;
+mod prefill;
+mod rank;
+mod window;
 
+pub use append::Append;
 pub use cache::{PoolPlace, SequencePlace, TablePlace};
 pub use decode::{DecodeStep, pieces};
+pub use gather::{Gather, MeanKeys};
+pub use prefill::PrefillAttention;
+pub use rank::{CountHeads, Rank, RankScratch, RankScratchBytes};
+pub use window::{Norms, Scores, Statistic, ValueNorms, Window};
 
 /// An address in device memory.
 pub type Address = u64;

@@ -103,3 +103,9 @@ pub(crate) fn is_found(
         edit.to
     );
 }
+
+/// What a buffer of numbers holds.
+pub(crate) fn read<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
+    let numbers = bytes.chunks_exact(size_of::<T>());
+    numbers.map(bytemuck::pod_read_unaligned).collect()
+}

@@ -1,5 +1,7 @@
 //! Ragged caches of a batch, on the host and in the memory of a pretended GPU.
 
+use std::ops::Range;
+
 use bytemuck::cast_slice;
 use half::f16;
 use lava_cuda_on_cpu::Gpu;
@@ -45,9 +47,9 @@ pub(crate) struct Caches {
     pub(crate) tables: Vec<Table>,
     /// Pages of each sequence, by number.
     pages: Vec<Vec<u32>>,
-    pool: Vec<u8>,
+    pub(crate) pool: Vec<u8>,
     /// Of the pool, which bytes hold rows.
-    held: Vec<bool>,
+    pub(crate) held: Vec<bool>,
     pub(crate) place: PoolPlace,
 }
 
@@ -249,6 +251,18 @@ impl Caches {
         self.tables
             .chunks(layers * kv_heads)
             .flat_map(move |sequence| &sequence[layer * kv_heads..][..kv_heads])
+    }
+
+    /// Where the codes of a wide row lie in the pool: of its key and of its value.
+    pub(crate) fn wide_row(&self, sequence: usize, table: usize, row: usize) -> [Range<usize>; 2] {
+        let page_rows = self.place.wide_page_rows as usize;
+        let size = self.shape.format.wide().code_bytes(self.shape.head_dim);
+        let first = self.tables[table].place.wide_page as usize;
+        let page = self.pages[sequence][first + row / page_rows] as usize;
+        [0, page_rows * size].map(|half| {
+            let start = page * self.place.page_bytes as usize + half + row % page_rows * size;
+            start..start + size
+        })
     }
 
     /// Copies everything; gives the address of the sequences and the place of the pool.

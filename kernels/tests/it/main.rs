@@ -1,5 +1,10 @@
 //! The kernels of GPUs against their readable forms, on the CPU.
 
 mod cuda;
+mod cuda_append;
 mod cuda_caches;
 mod cuda_decode;
+mod cuda_gather;
+mod cuda_prefill;
+mod cuda_rank;
+mod cuda_window;
