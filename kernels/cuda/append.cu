@@ -47,7 +47,7 @@ template <class T, class Wide, unsigned D> __device__ __forceinline__ void appen
     elements.y = convert<T, Wide>(elements.y);
     elements.z = convert<T, Wide>(elements.z);
     elements.w = convert<T, Wide>(elements.w);
-    store_16(p.pool.bytes + place.codes[half] + 2 * at, elements);
+    store_16(p.pool.bytes + (half == 0 ? place.codes[0] : place.codes[1]) + 2 * at, elements);
 }
 
 #define APPEND(name, T, Wide, D)                                                                                       \

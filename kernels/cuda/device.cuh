@@ -10,8 +10,9 @@
 #include <cuda_fp16.h>
 #include <cstdint>
 
+// Two blocks on a multiprocessor are all that is asked of the compiler: it may use registers for them.
 #define KERNEL(name, Parameters, threads)                                                                              \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Parameters p)
+    extern "C" __global__ void __launch_bounds__(threads, 2) name(const __grid_constant__ Parameters p)
 #define SHARED(Type, name) __shared__ Type name
 
 #else

@@ -36,7 +36,7 @@ template <unsigned D> struct GatherShared {
 // Each format makes a scale, and the bytes of a lane: element `at` and those behind it.
 
 struct PackInt8 {
-    template <unsigned D> static constexpr unsigned code_bytes() { return D; }
+    template <unsigned D> static constexpr unsigned CODE_BYTES = D;
     template <unsigned D>
     static __device__ __forceinline__ uint16_t scale(const float (&)[D], float (&)[96], float largest) {
         return scale_of(largest / 127.5f);
@@ -48,7 +48,7 @@ struct PackInt8 {
 };
 
 struct PackFp8 {
-    template <unsigned D> static constexpr unsigned code_bytes() { return D; }
+    template <unsigned D> static constexpr unsigned CODE_BYTES = D;
     template <unsigned D>
     static __device__ __forceinline__ uint16_t scale(const float (&)[D], float (&)[96], float largest) {
         return scale_of(largest / 448.0f);
@@ -64,7 +64,7 @@ struct PackFp8 {
 };
 
 struct PackInt4 {
-    template <unsigned D> static constexpr unsigned code_bytes() { return D / 2; }
+    template <unsigned D> static constexpr unsigned CODE_BYTES = D / 2;
     static __device__ __forceinline__ float level(float x) { return fminf(fmaxf(rintf(add_once(x, 7.5f)), 0.0f), 15.0f); }
 
     // Of twelve scales the one with the least squared error. Every error is the sum of eight sums, each over every
@@ -132,7 +132,7 @@ __device__ __forceinline__ void pack(float (&row)[D], float (&errors)[96], unsig
     largest = warp_max(largest);
     const uint16_t chosen = Pack::template scale<D>(row, errors, largest);
     const float per_step = steps_per_one(chosen);
-    constexpr unsigned BYTES = Pack::template code_bytes<D>() / WARP;
+    constexpr unsigned BYTES = Pack::template CODE_BYTES<D> / WARP;
     unsigned word = 0;
 #pragma unroll
     for (unsigned i = 0; i < BYTES; i++)
@@ -168,13 +168,13 @@ __device__ __forceinline__ void gather(GatherShared<D> &s, const GatherParameter
     if (is_wide) {
         const RowPlace place =
             place_of(p.pool, p.pages + table.wide_page, p.pool.wide_page_rows, 2 * D, index);
-        uint16_t *codes = reinterpret_cast<uint16_t *>(p.pool.bytes + place.codes[half]);
+        uint16_t *codes = reinterpret_cast<uint16_t *>(p.pool.bytes + (half == 0 ? place.codes[0] : place.codes[1]));
         for (unsigned i = lane(); i < D; i += WARP)
             codes[i] = Wide::of(row[i]).bits;
     } else {
         const RowPlace place = place_of(p.pool, p.pages + table.packed_page, p.pool.packed_page_rows,
-                                        Pack::template code_bytes<D>(), index - table.wide_rows);
-        pack<Pack, D>(row, s.errors[warp()], p.pool.bytes + place.codes[half], p.pool.bytes + place.scales[half]);
+                                        Pack::template CODE_BYTES<D>, index - table.wide_rows);
+        pack<Pack, D>(row, s.errors[warp()], p.pool.bytes + (half == 0 ? place.codes[0] : place.codes[1]), p.pool.bytes + (half == 0 ? place.scales[0] : place.scales[1]));
     }
 }
 
