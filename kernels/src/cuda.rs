@@ -7,7 +7,9 @@
 
 mod append;
 mod cache;
+mod copy;
 mod decode;
+mod floor;
 mod gather;
 mod prefill;
 mod rank;
@@ -15,7 +17,9 @@ mod window;
 
 pub use append::Append;
 pub use cache::{PoolPlace, SequencePlace, TablePlace};
+pub use copy::{CopyRows, Direction, RunPlace};
 pub use decode::{DecodeStep, pieces};
+pub use floor::{Card, H100, Heads, Work};
 pub use gather::{Gather, MeanKeys};
 pub use prefill::PrefillAttention;
 pub use rank::{CountHeads, Rank, RankScratch, RankScratchBytes};

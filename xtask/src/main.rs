@@ -1,5 +1,5 @@
 //! The one door for developers: `cargo xtask demo | cluster | bench | soak | quality | performance | test | ci | tidy |
-//! codegen | golden`. It runs cargo and the `lava` binary and uses none of our crates.
+//! codegen | golden | cuda`. It runs cargo and the `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -9,6 +9,7 @@ mod binary;
 mod ci;
 mod cluster;
 mod codegen;
+mod cuda;
 mod demo;
 mod document;
 mod http;
@@ -61,6 +62,8 @@ enum Verb {
     Tidy,
     /// Write the Rust code of the .proto files.
     Codegen,
+    /// Compile the kernels of GPUs and compare what they use with the record.
+    Cuda(cuda::Options),
     /// Measure what budgets cost in quality and write the tables of docs/quality.md.
     Quality(quality::Options),
     /// Measure speed and memory and write the tables of docs/performance.md.
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Verb::Ci => ci::run(),
         Verb::Tidy => tidy::run(),
         Verb::Codegen => codegen::run(),
+        Verb::Cuda(options) => cuda::run(&options),
         Verb::Quality(options) => quality::run(&options),
         Verb::Performance(options) => performance::run(&options),
         Verb::Golden { file, model } => golden(&file, &model),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytemuck::cast_slice;
 use half::f16;
 use lava_cuda_on_cpu::Gpu;
-use lava_kernels::cuda::{Compute, PoolPlace, SequencePlace, TablePlace};
+use lava_kernels::cuda::{Compute, PoolPlace, RunPlace, SequencePlace, TablePlace};
 use lava_kernels::{Half, HeadRows, Run, mean_key, pack_rows, store};
 use lava_kv::{RowFormat, rows_of_page};
 
@@ -84,6 +84,16 @@ impl Rows {
         rows
     }
 
+    /// Appends some of them as they lie on the wire.
+    pub(crate) fn write(&self, rows: Range<usize>, out: &mut Vec<u8>) {
+        for half in 0..2 {
+            for all in [&self.codes[half], &self.scales[half]] {
+                let size = all.len().checked_div(self.count).unwrap_or(0);
+                out.extend_from_slice(&all[rows.start * size..rows.end * size]);
+            }
+        }
+    }
+
     /// As the kernels of the CPU see them.
     pub(crate) fn run(&self, format: RowFormat) -> Run<'_> {
         let half = |half: usize| Half {
@@ -95,6 +105,16 @@ impl Rows {
             rows: self.count,
             keys: half(0),
             values: half(1),
+        }
+    }
+}
+
+impl Table {
+    /// Where the pages of an area begin in the sequence's list.
+    pub(crate) fn first_page(&self, is_packed: bool) -> u32 {
+        match is_packed {
+            true => self.place.packed_page,
+            false => self.place.wide_page,
         }
     }
 }
@@ -285,6 +305,22 @@ impl Caches {
             });
         }
         let sequences = gpu.filled("sequences", cast_slice(&places));
+        (sequences, self.put_pool(gpu, true))
+    }
+
+    /// The numbers of a sequence's pages.
+    pub(crate) fn pages(&self, sequence: usize) -> &[u32] {
+        &self.pages[sequence]
+    }
+
+    /// The pool by itself, with its rows or without.
+    pub(crate) fn put_pool(&self, gpu: &mut Gpu, with_rows: bool) -> PoolPlace {
+        if !with_rows {
+            return PoolPlace {
+                pages: gpu.undefined("pool", self.pool.len()),
+                ..self.place
+            };
+        }
         let pool = gpu.filled("pool", &self.pool);
         let mut at = 0;
         for run in self.held.chunk_by(|a, b| a == b) {
@@ -293,11 +329,36 @@ impl Caches {
             }
             at += run.len();
         }
-        let place = PoolPlace {
+        PoolPlace {
             pages: pool,
             ..self.place
-        };
-        (sequences, place)
+        }
+    }
+
+    /// The pool of the first sequence with the rows of some runs only; all else is 255.
+    pub(crate) fn pool_of_runs(&self, runs: &[RunPlace]) -> Vec<u8> {
+        let mut pool = vec![255; self.pool.len()];
+        for run in runs {
+            let is_packed = run.is_packed == 1;
+            let (format, page_rows) = match is_packed {
+                true => (self.shape.format, self.place.packed_page_rows),
+                false => (self.shape.format.wide(), self.place.wide_page_rows),
+            };
+            let (code, scale) = (format.code_bytes(self.shape.head_dim), format.scale_bytes());
+            let page_rows = page_rows as usize;
+            for row in (run.first_row..run.first_row + run.rows).map(|row| row as usize) {
+                let number = self.pages[0][run.first_page as usize + row / page_rows] as usize;
+                let (page, at) = (number * self.place.page_bytes as usize, row % page_rows);
+                for half in 0..2 {
+                    let codes = page + (half * page_rows + at) * code;
+                    let scales = page + 2 * page_rows * code + (half * page_rows + at) * scale;
+                    for range in [codes..codes + code, scales..scales + scale] {
+                        pool[range.clone()].copy_from_slice(&self.pool[range]);
+                    }
+                }
+            }
+        }
+        pool
     }
 }
 

@@ -3,6 +3,7 @@
 mod cuda;
 mod cuda_append;
 mod cuda_caches;
+mod cuda_copy;
 mod cuda_decode;
 mod cuda_gather;
 mod cuda_prefill;
