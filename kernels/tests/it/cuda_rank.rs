@@ -28,12 +28,11 @@ struct Case {
     seed: u64,
 }
 
-/// The indices of each segment from the kernels, and from a sort.
-fn rank(
-    case: &Case,
-    program: &Program,
-    order: Order,
-) -> Result<(Vec<Vec<u32>>, Vec<Vec<u32>>), Fault> {
+/// The indices of each segment.
+type Ranked = Vec<Vec<u32>>;
+
+/// From the kernels, and from a sort.
+fn rank(case: &Case, program: &Program, order: Order) -> Result<(Ranked, Ranked), Fault> {
     let mut random = Random(case.seed);
     // A pool gives many equal scores.
     let level = |random: &mut Random| {
