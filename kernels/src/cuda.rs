@@ -7,20 +7,26 @@
 
 mod append;
 mod cache;
+#[cfg(feature = "cuda")]
+mod card;
 mod copy;
 mod decode;
 mod floor;
 mod gather;
+mod layer;
 mod prefill;
 mod rank;
 mod window;
 
 pub use append::Append;
 pub use cache::{PoolPlace, SequencePlace, TablePlace};
+#[cfg(feature = "cuda")]
+pub use card::{Device, DeviceBuffer, DeviceError};
 pub use copy::{CopyRows, Direction, RunPlace};
 pub use decode::{DecodeStep, pieces};
 pub use floor::{Card, H100, Heads, Work};
 pub use gather::{Gather, MeanKeys};
+pub use layer::{AddAndNorm, Embed, SiluProduct, SplitHeads};
 pub use prefill::PrefillAttention;
 pub use rank::{CountHeads, Rank, RankScratch, RankScratchBytes};
 pub use window::{Norms, Scores, Statistic, ValueNorms, Window};

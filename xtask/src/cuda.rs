@@ -32,6 +32,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let toolkit = toolkit::ensure()?;
+    lints(&toolkit)?;
     let found = compile(&toolkit)?;
     check_spills(&found)?;
     let table = resources::table(&found);
@@ -55,6 +56,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ARCHITECTURES.join(" and ")
     );
     Ok(())
+}
+
+/// Of the code that drives a card, which the other lints do not see. It needs no CUDA but the compiler.
+fn lints(toolkit: &Toolkit) -> Result<()> {
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--features",
+        "lava-kernels/cuda",
+    ];
+    let mut cargo = shell::cargo();
+    cargo.args(clippy).args(["--", "-D", "warnings"]);
+    shell::run(cargo.env("CUDA_HOME", toolkit.home()))
 }
 
 /// A file and the architecture that it is compiled for.

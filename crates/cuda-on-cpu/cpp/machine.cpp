@@ -415,24 +415,19 @@ void take_buffer() {
     static std::vector<std::string *> names;
     names.push_back(new std::string(take_text()));
     const auto address = take<uint64_t>(), bytes = take<uint64_t>();
-    const auto is_filled = take<uint8_t>();
     void *at = mmap(reinterpret_cast<void *>(address), std::max<uint64_t>(bytes, 1), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (at == MAP_FAILED)
         fail("no memory for %s", names.back()->c_str());
+    take(at, bytes);
     Memory memory{names.back()->c_str(), static_cast<unsigned char *>(at), bytes, {}, false};
     memory.cells.resize(bytes);
-    // Whoever reads what nobody wrote is told so; whoever uses it all the same shall not find zeros.
-    memset(at, 0xff, bytes);
-    if (is_filled) {
-        take(at, bytes);
-        for (Cell &cell : memory.cells)
-            cell.written.launch = 1;
-    }
+    for (Cell &cell : memory.cells)
+        cell.written.launch = 1;
     machine.buffers.push_back(std::move(memory));
 }
 
-// Bytes that nobody has written after all.
+// Bytes that nobody has written. Whoever reads them is told so; whoever uses them all the same does not find zeros.
 void take_undefined() {
     const auto address = take<uint64_t>(), bytes = take<uint64_t>();
     Memory *memory = memory_of(reinterpret_cast<const void *>(address));
@@ -441,7 +436,6 @@ void take_undefined() {
     const unsigned long begin = reinterpret_cast<unsigned char *>(address) - memory->begin;
     for (unsigned long i = begin; i < begin + bytes; i++) {
         memory->cells.at(i).written = NEVER;
-        memory->begin[i] = 0xff;
     }
 }
 

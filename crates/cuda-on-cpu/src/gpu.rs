@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::program::Program;
 use crate::protocol;
 
-/// Where buffers begin: far from everything that a process has by itself.
+/// Where buffers begin unless told otherwise: far from everything that a process has by itself.
 const FIRST_ADDRESS: u64 = 1 << 44;
 /// Of memory that the system maps.
 const ALIGNMENT: u64 = 4096;
@@ -37,16 +37,36 @@ impl Order {
 /// Buffers and launches, in the order in which they were asked for.
 #[derive(Debug)]
 pub struct Gpu {
-    buffers: Vec<Buffer>,
-    next_address: u64,
     order: Order,
-    script: Vec<u8>,
+    next_address: u64,
+    buffers: Vec<Buffer>,
+    launches: Vec<Launch>,
 }
 
-#[derive(Debug)]
-struct Buffer {
-    address: u64,
-    bytes: usize,
+/// Memory that kernels see.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    /// For faults.
+    pub name: String,
+    /// Where it begins.
+    pub address: u64,
+    /// What it holds before the first launch; what nobody has written is 255.
+    pub bytes: Vec<u8>,
+    /// Parts that nobody has written, each with its first byte and its length.
+    pub undefined: Vec<(usize, usize)>,
+}
+
+/// A kernel to run.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Its name.
+    pub kernel: String,
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block, in one row.
+    pub threads: u32,
+    /// Its parameters.
+    pub parameters: Vec<u8>,
 }
 
 /// What the machine has against a kernel: the thread, what it did, and where.
@@ -56,47 +76,75 @@ pub struct Fault(pub String);
 impl Gpu {
     /// Nothing yet.
     pub fn new(order: Order) -> Self {
+        Self::at(FIRST_ADDRESS, order)
+    }
+
+    /// The same with buffers from an address on, a multiple of 4,096: for a card that has memory there.
+    pub fn at(first_address: u64, order: Order) -> Self {
         Self {
-            buffers: Vec::new(),
-            next_address: FIRST_ADDRESS,
             order,
-            script: Vec::new(),
+            next_address: first_address,
+            buffers: Vec::new(),
+            launches: Vec::new(),
         }
     }
 
     /// A buffer with these bytes; gives its address. Names are for faults.
     pub fn filled(&mut self, name: &str, bytes: &[u8]) -> u64 {
-        self.buffer(name, bytes.len(), Some(bytes))
+        self.buffer(name, bytes.to_vec(), Vec::new())
     }
 
     /// A buffer of so many bytes that nobody has written yet.
     pub fn undefined(&mut self, name: &str, bytes: usize) -> u64 {
-        self.buffer(name, bytes, None)
+        self.buffer(name, vec![255; bytes], vec![(0, bytes)])
     }
 
-    /// Some bytes of a filled buffer are not: nobody has written them.
+    /// Some bytes of a buffer that nobody has written.
+    ///
+    /// # Panics
+    /// If they are not in one buffer.
     pub fn undefine(&mut self, address: u64, bytes: usize) {
-        protocol::undefined(&mut self.script, address, bytes);
+        let holds = |buffer: &&mut Buffer| {
+            (buffer.address..buffer.address + buffer.bytes.len() as u64).contains(&address)
+        };
+        let buffer = self.buffers.iter_mut().find(holds);
+        let buffer = buffer.expect("the bytes are in a buffer");
+        let first = (address - buffer.address) as usize;
+        buffer.bytes[first..first + bytes].fill(255);
+        buffer.undefined.push((first, bytes));
     }
 
-    fn buffer(&mut self, name: &str, bytes: usize, filled: Option<&[u8]>) -> u64 {
+    fn buffer(&mut self, name: &str, bytes: Vec<u8>, undefined: Vec<(usize, usize)>) -> u64 {
         let address = self.next_address;
-        self.next_address = (address + bytes as u64 + GAP).next_multiple_of(ALIGNMENT);
-        protocol::buffer(&mut self.script, name, address, bytes, filled);
-        self.buffers.push(Buffer { address, bytes });
+        self.next_address = (address + bytes.len() as u64 + GAP).next_multiple_of(ALIGNMENT);
+        let name = name.to_owned();
+        self.buffers.push(Buffer {
+            name,
+            address,
+            bytes,
+            undefined,
+        });
         address
     }
 
-    /// Runs a kernel over everything that was set up before. `threads` of each block are in one row.
+    /// Runs a kernel behind those before.
     pub fn launch(&mut self, kernel: &str, grid: [u32; 3], threads: u32, parameters: &[u8]) {
-        protocol::launch(
-            &mut self.script,
-            kernel,
+        self.launches.push(Launch {
+            kernel: kernel.to_owned(),
             grid,
             threads,
-            self.order.number(),
-            parameters,
-        );
+            parameters: parameters.to_vec(),
+        });
+    }
+
+    /// The buffers, as they are before the first launch.
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.buffers
+    }
+
+    /// The launches, in their order.
+    pub fn launches(&self) -> &[Launch] {
+        &self.launches
     }
 
     /// Runs all launches.
@@ -106,15 +154,14 @@ impl Gpu {
     ///
     /// # Panics
     /// If the program cannot be started, or ends in a way that it should not.
-    pub fn run(mut self, program: &Program) -> Result<Memory, Fault> {
-        protocol::end(&mut self.script);
+    pub fn run(self, program: &Program) -> Result<Memory, Fault> {
+        let script = protocol::script(&self.buffers, &self.launches, self.order.number());
         let mut child = Command::new(&program.path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program was just compiled");
         let mut stdin = child.stdin.take().expect("it is piped");
-        let script = self.script;
         // It stops reading at the first fault.
         let writer = std::thread::spawn(move || drop(stdin.write_all(&script)));
         let mut said = Vec::new();
@@ -135,7 +182,7 @@ impl Gpu {
         let mut bytes = said.strip_prefix(b"done\n").expect("it says what it did");
         let mut contents = Vec::new();
         for buffer in self.buffers {
-            let (content, rest) = bytes.split_at(buffer.bytes);
+            let (content, rest) = bytes.split_at(buffer.bytes.len());
             contents.push((buffer.address, content.to_vec()));
             bytes = rest;
         }
@@ -150,6 +197,11 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Of buffers by their addresses.
+    pub fn new(contents: Vec<(u64, Vec<u8>)>) -> Self {
+        Self { contents }
+    }
+
     /// The bytes of the buffer that begins there.
     ///
     /// # Panics

@@ -10,5 +10,5 @@ mod gpu;
 mod program;
 mod protocol;
 
-pub use gpu::{Fault, Gpu, Memory, Order};
+pub use gpu::{Buffer, Fault, Gpu, Launch, Memory, Order};
 pub use program::{CompileError, Edit, Program};

@@ -1,52 +1,34 @@
 //! What goes to a program's stdin; `machine.cpp` reads it in the same order.
 
-/// Appends `u64 length, bytes`.
+use crate::gpu::{Buffer, Launch};
+
+/// All buffers, all launches, and the end: what the buffers hold comes back then.
+pub(crate) fn script(buffers: &[Buffer], launches: &[Launch], order: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    for buffer in buffers {
+        out.push(b'b');
+        text(&mut out, buffer.name.as_bytes());
+        out.extend(buffer.address.to_le_bytes());
+        text(&mut out, &buffer.bytes);
+        for &(first, bytes) in &buffer.undefined {
+            out.push(b'u');
+            out.extend((buffer.address + first as u64).to_le_bytes());
+            out.extend((bytes as u64).to_le_bytes());
+        }
+    }
+    for launch in launches {
+        out.push(b'l');
+        text(&mut out, launch.kernel.as_bytes());
+        let sizes = launch.grid.into_iter().chain([launch.threads, 1, 1, order]);
+        out.extend(sizes.flat_map(u32::to_le_bytes));
+        text(&mut out, &launch.parameters);
+    }
+    out.push(b'e');
+    out
+}
+
+/// `u64 length, bytes`.
 fn text(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend((bytes.len() as u64).to_le_bytes());
     out.extend(bytes);
-}
-
-/// A buffer, filled or undefined.
-pub(crate) fn buffer(
-    out: &mut Vec<u8>,
-    name: &str,
-    address: u64,
-    bytes: usize,
-    filled: Option<&[u8]>,
-) {
-    out.push(b'b');
-    text(out, name.as_bytes());
-    out.extend(address.to_le_bytes());
-    out.extend((bytes as u64).to_le_bytes());
-    out.push(u8::from(filled.is_some()));
-    out.extend(filled.unwrap_or_default());
-}
-
-/// Bytes of a filled buffer that are undefined.
-pub(crate) fn undefined(out: &mut Vec<u8>, address: u64, bytes: usize) {
-    out.push(b'u');
-    out.extend(address.to_le_bytes());
-    out.extend((bytes as u64).to_le_bytes());
-}
-
-/// A launch.
-pub(crate) fn launch(
-    out: &mut Vec<u8>,
-    kernel: &str,
-    grid: [u32; 3],
-    threads: u32,
-    order: u32,
-    parameters: &[u8],
-) {
-    out.push(b'l');
-    text(out, kernel.as_bytes());
-    for size in grid.into_iter().chain([threads, 1, 1]).chain([order]) {
-        out.extend(size.to_le_bytes());
-    }
-    text(out, parameters);
-}
-
-/// The end: what the buffers hold comes back.
-pub(crate) fn end(out: &mut Vec<u8>) {
-    out.push(b'e');
 }

@@ -83,6 +83,18 @@ impl Budgets {
         }
     }
 
+    /// At least the budget that the next layer, number `layer`, gets when it is finished, whatever its entropy is: a
+    /// larger weight is a larger share. None where budgets depend on more than entropies.
+    pub(crate) fn next_max(&self, layer: usize) -> Option<usize> {
+        if let Budgets::Cake(_) = self {
+            return None;
+        }
+        let mut next = self.clone();
+        next.add_layer(1.0, 0.0);
+        // One more, for shares that are rounded in f64.
+        Some(next.cut(layer, 1.0).budget.saturating_add(1))
+    }
+
     /// The cut of a finished layer with scores of this entropy.
     pub(crate) fn cut(&self, layer: usize, entropy: f64) -> Cut {
         match self {

@@ -4,9 +4,9 @@
 use crate::budget::Budgets;
 use crate::entropy::entropy;
 use crate::recipe::ScoreRule;
-use crate::rule::Rule;
+use crate::rule::{Ranking, Rule};
 use crate::unobserved;
-use crate::{Error, LayerPlan, LayerScores, Method, Shape};
+use crate::{Error, LayerPlan, LayerScores, Method, RankedLayer, RankingWanted, Shape};
 
 /// The eviction state of one request during prefill (Algorithm 2 of the paper).
 ///
@@ -107,11 +107,58 @@ impl Cascade {
             check_preference(layer, preference)?;
             let entropy = entropy(&scores);
             budgets.add_layer(entropy, preference);
-            for (earlier, plan) in plans.iter_mut().enumerate() {
-                plan.recut(rule, budgets.cut(earlier, plan.entropy()));
-            }
+            recut(rule, budgets, plans);
             let cut = budgets.cut(layer, entropy);
-            plans.push(LayerPlan::new(rule, &scores, entropy, cut));
+            plans.push(LayerPlan::new(rule, Ranking::Scores(&scores), entropy, cut));
+        }
+        self.layers_done += 1;
+        Ok(())
+    }
+
+    /// What has to be ranked of the next layer for [`push_ranked`](Cascade::push_ranked); none if only its scores
+    /// will do, or nothing has to be.
+    ///
+    /// # Panics
+    /// If all layers are finished.
+    pub fn ranking_wanted(&self) -> Option<RankingWanted> {
+        let layer = self.layers_done;
+        assert!(layer < self.shape.layers, "all {layer} layers are finished");
+        match &self.state {
+            State::Evicting { rule, budgets, .. } => rule.wanted(budgets.next_max(layer)?),
+            State::Everything { .. } => None,
+        }
+    }
+
+    /// Finishes the next layer, as [`push_layer`](Cascade::push_layer) does, where its scores are somewhere else: on a
+    /// GPU, which has ranked them.
+    ///
+    /// # Errors
+    /// The engine: the entropy is NaN or not in `[0, 1]`, as of scores that are no numbers. The cascade is left as it
+    /// was.
+    ///
+    /// # Panics
+    /// If less was ranked than [was wanted](Cascade::ranking_wanted), or nothing was wanted.
+    pub fn push_ranked(&mut self, ranked: &RankedLayer) -> Result<(), Error> {
+        let layer = self.layers_done;
+        assert!(
+            self.ranking_wanted().is_some(),
+            "this layer's scores are needed"
+        );
+        let entropy = ranked.entropy;
+        if !(0.0..=1.0).contains(&entropy) {
+            return Err(Error::BadEntropy { layer, entropy });
+        }
+        if let State::Evicting {
+            rule,
+            budgets,
+            plans,
+            ..
+        } = &mut self.state
+        {
+            budgets.add_layer(entropy, 0.0);
+            recut(rule, budgets, plans);
+            let cut = budgets.cut(layer, entropy);
+            plans.push(LayerPlan::new(rule, Ranking::Ranked(ranked), entropy, cut));
         }
         self.layers_done += 1;
         Ok(())
@@ -189,6 +236,13 @@ impl Cascade {
             "layer {layer} is not among the {} finished",
             self.layers_done
         );
+    }
+}
+
+/// Cuts the finished layers after one more.
+fn recut(rule: &Rule, budgets: &Budgets, plans: &mut [LayerPlan]) {
+    for (earlier, plan) in plans.iter_mut().enumerate() {
+        plan.recut(rule, budgets.cut(earlier, plan.entropy()));
     }
 }
 

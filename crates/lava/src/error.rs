@@ -120,4 +120,12 @@ pub enum Error {
         /// Found.
         preference: f64,
     },
+    /// The engine ranked a layer whose entropy is no number from 0 to 1.
+    #[error("the entropy of layer {layer} is {entropy}, expected a number from 0 to 1")]
+    BadEntropy {
+        /// Index of the layer.
+        layer: usize,
+        /// Found.
+        entropy: f64,
+    },
 }

@@ -30,6 +30,7 @@ pub mod entropy;
 
 mod budget;
 
+mod ranked;
 pub mod ranking;
 
 mod rule;
@@ -53,6 +54,7 @@ pub use error::Error;
 pub use method::{Method, ObservedRows, Observes, ParseMethodError};
 pub use plan::LayerPlan;
 pub use policy::{Certainty, Policy, Profile, UnknownPolicy};
+pub use ranked::{RankedLayer, RankingWanted};
 pub use request_budget::{AlwaysKept, Budget, EntryBytes, ParseBudgetError};
 pub use rows::{rows_max, rows_peak};
 pub use scores::LayerScores;

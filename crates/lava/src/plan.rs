@@ -2,7 +2,7 @@
 
 use crate::budget::Cut;
 use crate::entropy::in_q20;
-use crate::rule::Rule;
+use crate::rule::{Ranking, Rule};
 
 /// The ranking of one finished layer, as far as its current cut. Memory is 2 bytes per entry of the
 /// order and 4 per entry kept.
@@ -30,9 +30,8 @@ struct HeadCounts {
 }
 
 impl LayerPlan {
-    /// `scores` `[Hkv, n]`.
-    pub(crate) fn new(rule: &Rule, scores: &[f32], entropy: f64, cut: Cut) -> LayerPlan {
-        let heads = rule.order_heads(scores, rule.order_len(cut.budget));
+    pub(crate) fn new(rule: &Rule, ranking: Ranking<'_>, entropy: f64, cut: Cut) -> LayerPlan {
+        let heads = rule.order_heads(ranking, rule.order_len(cut.budget));
         let mut within_budget = HeadCounts::new(rule);
         heads
             .iter()
@@ -42,7 +41,7 @@ impl LayerPlan {
         let mut plan = LayerPlan {
             entropy,
             cut: Cut::default(),
-            head_order: rule.entries(scores).best_positions(&within_budget.lens),
+            head_order: rule.best_positions(ranking, &within_budget.lens),
             heads,
             certain_len: 0,
             within_budget,
@@ -150,7 +149,7 @@ mod tests {
         let rule = Rule::new(recipe, &Config::default(), shape, 500, 100);
         let scores: Vec<f32> = (0..1000).map(|i| i as f32).collect();
         let cut = |budget| Cut { budget, certain: 0 };
-        let mut plan = LayerPlan::new(&rule, &scores, 1.0, cut(1000));
+        let mut plan = LayerPlan::new(&rule, Ranking::Scores(&scores), 1.0, cut(1000));
         plan.recut(&rule, cut(10));
         assert_eq!(plan.heads.capacity(), 10);
         assert!(plan.head_order.iter().all(|order| order.capacity() <= 10));

@@ -33,42 +33,6 @@ impl Entries<'_> {
         best.map(|index| (index / n) as u16).collect()
     }
 
-    /// The KV heads of the first `cut` entries in the mixed order of the layer, whose every prefix
-    /// honours the head floor: with `c_h(x)` the entries of head `h` among the `x` best of the layer,
-    /// the first `x` entries of the mixed order hold the best entries of head `h`, and fewer than
-    /// `Hkv` more or less than
-    ///
-    /// ```text
-    /// (1 - alpha) · c_h(x) + alpha · x / Hkv
-    /// ```
-    ///
-    /// `alpha` = 0 gives [`Entries::best_heads`]. Walks the layer's ranking: each step earns every
-    /// head `alpha / Hkv` and the head of that step `1 - alpha` more, and a head emits an entry once
-    /// it has earned it (`mixed_order` of `tests/data/reference.py`). After `x` steps more than
-    /// `x - Hkv` entries are out, so `cut + Hkv` steps suffice.
-    pub fn mixed_heads(&self, alpha_milli: u32, cut: usize) -> Vec<u16> {
-        let kv_heads = self.kv_heads;
-        let walk = self.best_heads(cut.saturating_add(kv_heads));
-        let even = u64::from(alpha_milli);
-        let own = (1000 - even) * kv_heads as u64;
-        let whole = 1000 * kv_heads as u64;
-
-        let mut earned = vec![0u64; kv_heads];
-        let mut heads = Vec::with_capacity(walk.len());
-        for walked in walk {
-            earned[usize::from(walked)] += own;
-            for (head, earned) in earned.iter_mut().enumerate() {
-                *earned += even;
-                while *earned >= whole {
-                    *earned -= whole;
-                    heads.push(head as u16);
-                }
-            }
-        }
-        heads.truncate(cut);
-        heads
-    }
-
     /// For each head its `counts[h]` best positions, best first. `counts` `[Hkv]`.
     pub fn best_positions(&self, counts: &[usize]) -> Vec<Vec<u32>> {
         let n = self.positions();
@@ -82,6 +46,39 @@ impl Entries<'_> {
     fn positions(&self) -> usize {
         self.scores.len() / self.kv_heads
     }
+}
+
+/// The KV heads of the first `cut` entries in the mixed order of a layer, whose every prefix honours the
+/// head floor: with `c_h(x)` the entries of head `h` among the `x` best of the layer, the first `x` entries
+/// of the mixed order hold the best entries of head `h`, and fewer than `Hkv` more or less than
+///
+/// ```text
+/// (1 - alpha) · c_h(x) + alpha · x / Hkv
+/// ```
+///
+/// `walk` are the heads of the best entries, best first: `cut + Hkv` of them, or all. `alpha` = 0 gives the
+/// walk itself. Each step earns every head `alpha / Hkv` and the head of that step `1 - alpha` more, and a
+/// head emits an entry once it has earned it (`mixed_order` of `tests/data/reference.py`). After `x` steps
+/// more than `x - Hkv` entries are out, so `cut + Hkv` steps suffice.
+pub fn mixed_heads(walk: &[u16], kv_heads: usize, alpha_milli: u32, cut: usize) -> Vec<u16> {
+    let even = u64::from(alpha_milli);
+    let own = (1000 - even) * kv_heads as u64;
+    let whole = 1000 * kv_heads as u64;
+
+    let mut earned = vec![0u64; kv_heads];
+    let mut heads = Vec::with_capacity(walk.len());
+    for &walked in &walk[..walk.len().min(cut.saturating_add(kv_heads))] {
+        earned[usize::from(walked)] += own;
+        for (head, earned) in earned.iter_mut().enumerate() {
+            *earned += even;
+            while *earned >= whole {
+                *earned -= whole;
+                heads.push(head as u16);
+            }
+        }
+    }
+    heads.truncate(cut);
+    heads
 }
 
 /// Indices of the `count` best of `scores` `[heads, n]`.
@@ -140,9 +137,10 @@ mod tests {
         let scores = [9.0, 8.0, 7.0, 6.0, 5.0, 0.5, 0.4, 0.3, 0.2, 0.1];
         let entries = entries(&scores, 2);
         assert_eq!(entries.best_heads(5), [0, 0, 0, 0, 0]);
-        assert_eq!(entries.mixed_heads(0, 5), [0, 0, 0, 0, 0]);
-        assert_eq!(entries.mixed_heads(400, 5), [0, 0, 0, 0, 1]);
-        assert_eq!(entries.mixed_heads(1000, 6), [0, 1, 0, 1, 0, 1]);
+        let mixed = |alpha_milli, cut| mixed_heads(&entries.best_heads(10), 2, alpha_milli, cut);
+        assert_eq!(mixed(0, 5), [0, 0, 0, 0, 0]);
+        assert_eq!(mixed(400, 5), [0, 0, 0, 0, 1]);
+        assert_eq!(mixed(1000, 6), [0, 1, 0, 1, 0, 1]);
     }
 
     #[test]

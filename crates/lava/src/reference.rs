@@ -269,7 +269,7 @@ pub fn order(scores: &[f32]) -> Vec<u32> {
 }
 
 /// Indices `h · n + i` of `scores` `[Hkv, n]` in the mixed order: the oracle of
-/// [`Entries::mixed_heads`](crate::ranking::Entries::mixed_heads).
+/// [`mixed_heads`](crate::ranking::mixed_heads).
 pub fn mixed_order(scores: &[f32], kv_heads: usize, alpha_milli: u32) -> Vec<u32> {
     let n = scores.len() / kv_heads;
     let alpha = alpha_milli as usize;

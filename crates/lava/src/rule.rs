@@ -1,8 +1,17 @@
 //! The selection rule inside a layer: from a budget to how many entries each head keeps.
 
-use crate::ranking::Entries;
+use crate::ranking::{Entries, mixed_heads};
 use crate::recipe::{Floor, HeadRule, Recipe, Unit};
-use crate::{Config, Shape};
+use crate::{Config, RankedLayer, RankingWanted, Shape};
+
+/// Where the rankings of a layer come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ranking<'a> {
+    /// `[Hkv, n]`.
+    Scores(&'a [f32]),
+    /// As far as [`Rule::wanted`] says.
+    Ranked(&'a RankedLayer),
+}
 
 /// How one request turns a layer's budget into head lengths. Every rule keeps a prefix of each head's
 /// own ranking, and longer budgets give longer prefixes.
@@ -42,8 +51,21 @@ impl Rule {
         self.kv_heads
     }
 
-    /// The scores `[Hkv, n]` of a layer as the request ranks them.
-    pub(crate) fn entries<'a>(&self, scores: &'a [f32]) -> Entries<'a> {
+    /// What has to be ranked of a layer whose budget is at most this one; nothing if only scores will do.
+    pub(crate) fn wanted(&self, budget: usize) -> Option<RankingWanted> {
+        let alpha_milli = match self.heads {
+            HeadRule::Mixed => self.alpha_milli,
+            HeadRule::Best => 0,
+            HeadRule::Raised(_) | HeadRule::Even => return None,
+        };
+        Some(RankingWanted {
+            best: self.order_len(budget) + self.kv_heads,
+            alpha_milli,
+            sinks: self.sinks,
+        })
+    }
+
+    fn entries<'a>(&self, scores: &'a [f32]) -> Entries<'a> {
         Entries {
             scores,
             kv_heads: self.kv_heads,
@@ -62,13 +84,43 @@ impl Rule {
         entries.min(self.kv_heads * self.n)
     }
 
-    /// The KV heads of the first `len` entries of the layer's order. `scores` `[Hkv, n]`.
-    pub(crate) fn order_heads(&self, scores: &[f32], len: usize) -> Vec<u16> {
-        let entries = self.entries(scores);
+    /// The KV heads of the first `len` entries of the layer's order.
+    pub(crate) fn order_heads(&self, ranking: Ranking<'_>, len: usize) -> Vec<u16> {
+        let walked = match self.heads {
+            HeadRule::Mixed => len.saturating_add(self.kv_heads),
+            HeadRule::Best | HeadRule::Raised(_) => len,
+            HeadRule::Even => return Vec::new(),
+        };
+        let of_scores;
+        let walk = match ranking {
+            Ranking::Scores(scores) => {
+                of_scores = self.entries(scores).best_heads(walked);
+                &of_scores
+            }
+            Ranking::Ranked(layer) => {
+                let all = self.kv_heads * self.n;
+                assert!(
+                    layer.heads.len() >= walked.min(all),
+                    "{} entries were ranked, {walked} of {all} are needed",
+                    layer.heads.len()
+                );
+                &layer.heads
+            }
+        };
         match self.heads {
-            HeadRule::Mixed => entries.mixed_heads(self.alpha_milli, len),
-            HeadRule::Best | HeadRule::Raised(_) => entries.best_heads(len),
-            HeadRule::Even => Vec::new(),
+            HeadRule::Mixed => mixed_heads(walk, self.kv_heads, self.alpha_milli, len),
+            _ => walk[..len].to_vec(),
+        }
+    }
+
+    /// For each head its `lens[h]` best positions, best first. `lens` `[Hkv]`.
+    pub(crate) fn best_positions(&self, ranking: Ranking<'_>, lens: &[usize]) -> Vec<Vec<u32>> {
+        match ranking {
+            Ranking::Scores(scores) => self.entries(scores).best_positions(lens),
+            Ranking::Ranked(layer) => {
+                let heads = layer.positions.iter().zip(lens);
+                heads.map(|(best, &len)| best[..len].to_vec()).collect()
+            }
         }
     }
 

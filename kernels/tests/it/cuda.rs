@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lava_cuda_on_cpu::{Edit, Fault, Gpu, Order, Program};
+use lava_cuda_on_cpu::{Edit, Fault, Gpu, Memory, Order, Program};
 use lava_kernels::cuda::{Compute, Launch};
 
 /// Compiles a file of `kernels/cuda`.
@@ -10,6 +10,92 @@ pub(crate) fn program(name: &str, edits: &[Edit<'_>]) -> Program {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
     let cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cuda-on-cpu");
     Program::compile(&folder, name, edits, &cache).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What runs kernels: the CPU, which watches them; or, where `LAVA_CARD` names a device by its number, that one, whose
+/// kernels are those that were built into this crate.
+pub(crate) enum Runner {
+    Cpu(Program),
+    #[cfg(feature = "cuda")]
+    Card(Box<Card>),
+}
+
+impl Runner {
+    /// For the kernels of a file.
+    pub(crate) fn new(name: &str) -> Self {
+        match std::env::var("LAVA_CARD") {
+            Err(_) => Self::Cpu(program(name, &[])),
+            #[cfg(feature = "cuda")]
+            Ok(number) => Self::Card(Box::new(Card::new(number.parse().expect("a number")))),
+            #[cfg(not(feature = "cuda"))]
+            Ok(_) => panic!("LAVA_CARD is set, but the tests are built without the feature `cuda`"),
+        }
+    }
+
+    /// A place for buffers.
+    pub(crate) fn gpu(&self, order: Order) -> Gpu {
+        match self {
+            Self::Cpu(_) => Gpu::new(order),
+            #[cfg(feature = "cuda")]
+            Self::Card(card) => Gpu::at(card.arena.lock().unwrap().address(), order),
+        }
+    }
+
+    pub(crate) fn run(&self, gpu: Gpu) -> Result<Memory, Fault> {
+        match self {
+            Self::Cpu(program) => gpu.run(program),
+            #[cfg(feature = "cuda")]
+            Self::Card(card) => card.run(&gpu),
+        }
+    }
+}
+
+/// A device, and memory of it that holds all buffers of a test.
+#[cfg(feature = "cuda")]
+pub(crate) struct Card {
+    device: lava_kernels::cuda::Device,
+    arena: std::sync::Mutex<lava_kernels::cuda::DeviceBuffer>,
+}
+
+#[cfg(feature = "cuda")]
+impl Card {
+    /// Many buffers with room between them.
+    const ARENA_BYTES: usize = 2 << 30;
+
+    fn new(number: usize) -> Self {
+        let device =
+            lava_kernels::cuda::Device::new(number).unwrap_or_else(|error| panic!("{error}"));
+        let arena = device.zeros(Self::ARENA_BYTES).unwrap().into();
+        Self { device, arena }
+    }
+
+    fn run(&self, gpu: &Gpu) -> Result<Memory, Fault> {
+        let mut arena = self.arena.lock().unwrap();
+        let fault = |error: lava_kernels::cuda::DeviceError| Fault(error.to_string());
+        let first = arena.address();
+        for buffer in gpu.buffers() {
+            let offset = (buffer.address - first) as usize;
+            self.device
+                .write(&mut arena, offset, &buffer.bytes)
+                .map_err(fault)?;
+        }
+        for launch in gpu.launches() {
+            let launch = Launch {
+                kernel: launch.kernel.clone(),
+                grid: launch.grid,
+                threads: launch.threads,
+                parameters: launch.parameters.clone(),
+            };
+            self.device.run(&launch).map_err(fault)?;
+        }
+        let read = |buffer: &lava_cuda_on_cpu::Buffer| {
+            let offset = (buffer.address - first) as usize;
+            let bytes = self.device.read(&arena, offset, buffer.bytes.len());
+            bytes.map(|bytes| (buffer.address, bytes)).map_err(fault)
+        };
+        let contents: Result<Vec<_>, Fault> = gpu.buffers().iter().map(read).collect();
+        Ok(Memory::new(contents?))
+    }
 }
 
 pub(crate) fn launch(gpu: &mut Gpu, launch: &Launch) {
@@ -87,15 +173,15 @@ pub(crate) fn is_found(
     name: &str,
     unused: &[&str],
     edit: Edit<'_>,
-    check: impl Fn(&Program, Order) -> Result<bool, Fault>,
+    check: impl Fn(&Runner, Order) -> Result<bool, Fault>,
 ) {
     let mut edits: Vec<Edit<'_>> = unused.iter().map(|from| Edit { from, to: "" }).collect();
-    let sound = program(name, &edits);
+    let sound = Runner::Cpu(program(name, &edits));
     for order in ORDERS {
         assert_eq!(check(&sound, order), Ok(true), "without a bug, {order:?}");
     }
     edits.push(edit);
-    let broken = program(name, &edits);
+    let broken = Runner::Cpu(program(name, &edits));
     let found = ORDERS.map(|order| check(&broken, order));
     assert!(
         found.iter().any(|found| *found != Ok(true)),

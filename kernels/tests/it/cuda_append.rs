@@ -2,18 +2,18 @@
 
 use std::sync::OnceLock;
 
-use lava_cuda_on_cpu::{Edit, Fault, Gpu, Order, Program};
+use lava_cuda_on_cpu::{Edit, Fault, Order};
 use lava_kernels::cuda::{Append, Compute};
 use lava_kernels::store;
 use lava_kv::RowFormat;
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, bytes, is_found, launch, program};
+use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch};
 use crate::cuda_caches::{Caches, Shape};
 
-fn kernels() -> &'static Program {
-    static PROGRAM: OnceLock<Program> = OnceLock::new();
-    PROGRAM.get_or_init(|| program("append.cu", &[]))
+fn kernels() -> &'static Runner {
+    static RUNNER: OnceLock<Runner> = OnceLock::new();
+    RUNNER.get_or_init(|| Runner::new("append.cu"))
 }
 
 /// The pool afterwards, and as it should be; what holds no row is 255.
@@ -21,7 +21,7 @@ fn append(
     shape: &Shape,
     compute: Compute,
     seed: u64,
-    program: &Program,
+    runner: &Runner,
     order: Order,
 ) -> Result<(Vec<u8>, Vec<u8>), Fault> {
     let mut random = Random(seed);
@@ -56,7 +56,7 @@ fn append(
             caches.held[place].fill(false);
         }
     }
-    let mut gpu = Gpu::new(order);
+    let mut gpu = runner.gpu(order);
     let (sequences, pool) = caches.put(&mut gpu);
     let step = Append {
         format,
@@ -71,7 +71,7 @@ fn append(
         values: gpu.filled("values", &bytes(&rows[1], compute)),
     };
     launch(&mut gpu, &step.launch());
-    let memory = gpu.run(program)?;
+    let memory = runner.run(gpu)?;
     let whole = Caches::new(shape.clone(), &mut Random(seed));
     for (byte, held) in expected.iter_mut().zip(&whole.held) {
         *byte = if *held { *byte } else { 255 };
@@ -107,8 +107,8 @@ fn check_bug(from: &str, to: &str) {
         page_rows: 3,
         sequences: vec![[4, 9, 1], [7, 0, 2], [2, 5, 3]],
     };
-    is_found("append.cu", &[], Edit { from, to }, |program, order| {
-        let (found, expected) = append(&shape, Compute::Bf16, 3, program, order)?;
+    is_found("append.cu", &[], Edit { from, to }, |runner, order| {
+        let (found, expected) = append(&shape, Compute::Bf16, 3, runner, order)?;
         Ok(found == expected)
     });
 }

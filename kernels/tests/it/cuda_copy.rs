@@ -3,17 +3,17 @@
 use std::sync::OnceLock;
 
 use bytemuck::cast_slice;
-use lava_cuda_on_cpu::{Edit, Fault, Gpu, Order, Program};
+use lava_cuda_on_cpu::{Edit, Fault, Order};
 use lava_kernels::cuda::{CopyRows, Direction, RunPlace};
 use lava_kv::RowFormat;
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, is_found, launch, program};
+use crate::cuda::{ORDERS, Random, Runner, is_found, launch};
 use crate::cuda_caches::{Caches, Shape};
 
-fn kernels() -> &'static Program {
-    static PROGRAM: OnceLock<Program> = OnceLock::new();
-    PROGRAM.get_or_init(|| program("copy.cu", &[]))
+fn kernels() -> &'static Runner {
+    static RUNNER: OnceLock<Runner> = OnceLock::new();
+    RUNNER.get_or_init(|| Runner::new("copy.cu"))
 }
 
 /// What is there afterwards, and what should be: of runs of every area of a sequence.
@@ -21,7 +21,7 @@ fn copy(
     shape: &Shape,
     direction: Direction,
     seed: u64,
-    program: &Program,
+    runner: &Runner,
     order: Order,
 ) -> Result<(Vec<u8>, Vec<u8>), Fault> {
     let mut random = Random(seed);
@@ -47,7 +47,7 @@ fn copy(
         }
     }
     let rows_max = runs.iter().map(|run| run.rows).max().unwrap_or(0).max(1);
-    let mut gpu = Gpu::new(order);
+    let mut gpu = runner.gpu(order);
     let (held, filled) = match direction {
         Direction::FromPages => (true, false),
         Direction::ToPages => (false, true),
@@ -70,7 +70,7 @@ fn copy(
         buffer,
     };
     launch(&mut gpu, &rows.launch());
-    let memory = gpu.run(program)?;
+    let memory = runner.run(gpu)?;
     Ok(match direction {
         Direction::FromPages => (memory.bytes(buffer).to_vec(), wire),
         // Rows that are in no run keep what nobody wrote.
@@ -109,8 +109,8 @@ fn check_bug(from: &str, to: &str) {
         sequences: vec![[70, 150, 1]],
     };
     for direction in [Direction::ToPages, Direction::FromPages] {
-        is_found("copy.cu", &[], Edit { from, to }, |program, order| {
-            let (found, expected) = copy(&shape, direction, 9, program, order)?;
+        is_found("copy.cu", &[], Edit { from, to }, |runner, order| {
+            let (found, expected) = copy(&shape, direction, 9, runner, order)?;
             Ok(found == expected)
         });
     }

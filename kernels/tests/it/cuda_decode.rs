@@ -2,18 +2,18 @@
 
 use std::sync::OnceLock;
 
-use lava_cuda_on_cpu::{Edit, Fault, Gpu, Order, Program};
+use lava_cuda_on_cpu::{Edit, Fault, Order};
 use lava_kernels::cuda::{Compute, DecodeStep, pieces};
 use lava_kernels::{DecodeHead, reference};
 use lava_kv::RowFormat;
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, bytes, is_found, launch, numbers, program};
+use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch, numbers};
 use crate::cuda_caches::{Caches, Shape};
 
-fn kernels() -> &'static Program {
-    static PROGRAM: OnceLock<Program> = OnceLock::new();
-    PROGRAM.get_or_init(|| program("decode.cu", &[]))
+fn kernels() -> &'static Runner {
+    static RUNNER: OnceLock<Runner> = OnceLock::new();
+    RUNNER.get_or_init(|| Runner::new("decode.cu"))
 }
 
 struct Case {
@@ -25,7 +25,7 @@ struct Case {
 }
 
 /// `[B, Hq, D]` from the kernels, and from the readable form.
-fn attend(case: &Case, program: &Program, order: Order) -> Result<(Vec<f32>, Vec<f64>), Fault> {
+fn attend(case: &Case, runner: &Runner, order: Order) -> Result<(Vec<f32>, Vec<f64>), Fault> {
     let mut random = Random(case.seed);
     let caches = Caches::new(case.shape.clone(), &mut random);
     let Shape {
@@ -48,7 +48,7 @@ fn attend(case: &Case, program: &Program, order: Order) -> Result<(Vec<f32>, Vec
         expected.extend(reference::decode_attention(&head, head_dim));
     }
 
-    let mut gpu = Gpu::new(order);
+    let mut gpu = runner.gpu(order);
     let (sequences, pool) = caches.put(&mut gpu);
     let most = caches
         .layer(case.layer)
@@ -73,7 +73,7 @@ fn attend(case: &Case, program: &Program, order: Order) -> Result<(Vec<f32>, Vec
     for one in step.launches() {
         launch(&mut gpu, &one);
     }
-    let memory = gpu.run(program)?;
+    let memory = runner.run(gpu)?;
     Ok((numbers(memory.bytes(step.out), case.compute), expected))
 }
 
@@ -144,8 +144,8 @@ fn check_bug(format: RowFormat, from: &str, to: &str) {
         "DECODES(Bf16, 128, bf16_128)\n",
         "DECODES(F16, 128, f16_128)\n",
     ];
-    is_found("decode.cu", &unused, Edit { from, to }, |program, order| {
-        let (found, expected) = attend(&case, program, order)?;
+    is_found("decode.cu", &unused, Edit { from, to }, |runner, order| {
+        let (found, expected) = attend(&case, runner, order)?;
         Ok(worst(&found, &expected, case.compute) < 1.0)
     });
 }

@@ -4,17 +4,17 @@ use std::sync::OnceLock;
 
 use bytemuck::cast_slice;
 use half::f16;
-use lava_cuda_on_cpu::{Edit, Fault, Gpu, Order, Program};
+use lava_cuda_on_cpu::{Edit, Fault, Order};
 use lava_kernels::cuda::{Compute, Gather, MeanKeys, PoolPlace, TablePlace};
 use lava_kernels::{HeadRows, mean_key, pack_rows, store};
 use lava_kv::{RowFormat, rows_of_page};
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, bytes, is_found, launch, numbers, program};
+use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch, numbers};
 
-fn kernels() -> &'static Program {
-    static PROGRAM: OnceLock<Program> = OnceLock::new();
-    PROGRAM.get_or_init(|| program("gather.cu", &[]))
+fn kernels() -> &'static Runner {
+    static RUNNER: OnceLock<Runner> = OnceLock::new();
+    RUNNER.get_or_init(|| Runner::new("gather.cu"))
 }
 
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ struct Case {
 type Row = [(Vec<u8>, Vec<u8>); 2];
 
 /// All rows, head after head, from the kernel and as the CPU stores them.
-fn gather(case: &Case, program: &Program, order: Order) -> Result<(Vec<Row>, Vec<Row>), Fault> {
+fn gather(case: &Case, runner: &Runner, order: Order) -> Result<(Vec<Row>, Vec<Row>), Fault> {
     let &Case {
         format,
         compute,
@@ -105,7 +105,7 @@ fn gather(case: &Case, program: &Program, order: Order) -> Result<(Vec<Row>, Vec
         pages.swap(i, random.below(i + 1));
     }
 
-    let mut gpu = Gpu::new(order);
+    let mut gpu = runner.gpu(order);
     let pool = PoolPlace {
         pages: gpu.undefined("pool", page_count as usize * page_bytes),
         ..place
@@ -126,7 +126,7 @@ fn gather(case: &Case, program: &Program, order: Order) -> Result<(Vec<Row>, Vec
         rows_max: case.rows[0] + case.rows[1],
     };
     launch(&mut gpu, &step.launch());
-    let memory = gpu.run(program)?;
+    let memory = runner.run(gpu)?;
     let pool = memory.bytes(pool.pages);
     let mut found = Vec::new();
     for table in &tables {
@@ -188,11 +188,11 @@ fn means(
     kv_heads: usize,
     rows: usize,
     seed: u64,
-    program: &Program,
+    runner: &Runner,
     order: Order,
 ) -> Result<(Vec<f32>, Vec<f32>), Fault> {
     let keys = Random(seed).elements(rows * kv_heads * d, 3.0, compute);
-    let mut gpu = Gpu::new(order);
+    let mut gpu = runner.gpu(order);
     let mut step = MeanKeys {
         compute,
         head_dim: d,
@@ -206,7 +206,7 @@ fn means(
     for one in step.launches() {
         launch(&mut gpu, &one);
     }
-    let memory = gpu.run(program)?;
+    let memory = runner.run(gpu)?;
     let expected = (0..kv_heads).flat_map(|head| {
         mean_key(HeadRows {
             all: &keys,
@@ -240,8 +240,8 @@ fn check_bug(from: &str, to: &str) {
         page_rows: 3,
         seed: 11,
     };
-    is_found("gather.cu", &UNUSED, Edit { from, to }, |program, order| {
-        let (found, expected) = gather(&case, program, order)?;
+    is_found("gather.cu", &UNUSED, Edit { from, to }, |runner, order| {
+        let (found, expected) = gather(&case, runner, order)?;
         Ok(found == expected)
     });
 }
@@ -286,8 +286,8 @@ fn a_mean_without_its_last_key_is_found() {
         from: "min(p.rows, (tile + 1) * MEAN_ROWS)",
         to: "min(p.rows - 1, (tile + 1) * MEAN_ROWS)",
     };
-    is_found("gather.cu", &UNUSED, edit, |program, order| {
-        let (found, expected) = means(Compute::F16, 64, 2, 300, 3, program, order)?;
+    is_found("gather.cu", &UNUSED, edit, |runner, order| {
+        let (found, expected) = means(Compute::F16, 64, 2, 300, 3, runner, order)?;
         Ok(found
             .iter()
             .zip(&expected)

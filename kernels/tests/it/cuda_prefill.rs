@@ -2,16 +2,16 @@
 
 use std::sync::OnceLock;
 
-use lava_cuda_on_cpu::{Edit, Fault, Gpu, Order, Program};
+use lava_cuda_on_cpu::{Edit, Fault, Order};
 use lava_kernels::cuda::{Compute, PrefillAttention};
 use lava_kernels::{AttentionShape, reference};
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, bytes, is_found, launch, numbers, program, read};
+use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch, numbers, read};
 
-fn kernels() -> &'static Program {
-    static PROGRAM: OnceLock<Program> = OnceLock::new();
-    PROGRAM.get_or_init(|| program("prefill.cu", &[]))
+fn kernels() -> &'static Runner {
+    static RUNNER: OnceLock<Runner> = OnceLock::new();
+    RUNNER.get_or_init(|| Runner::new("prefill.cu"))
 }
 
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ struct Case {
 }
 
 /// How far the kernel is off, as a share of what is allowed: its output, and its logarithms of sums.
-fn attend(case: &Case, program: &Program, order: Order) -> Result<[f64; 2], Fault> {
+fn attend(case: &Case, runner: &Runner, order: Order) -> Result<[f64; 2], Fault> {
     let tokens = case.first_position + case.rows;
     let (q_heads, d) = (case.kv_heads * case.group, case.head_dim);
     let shape = AttentionShape {
@@ -41,7 +41,7 @@ fn attend(case: &Case, program: &Program, order: Order) -> Result<[f64; 2], Faul
     let k = random.elements(tokens * case.kv_heads * d, 2.0, case.compute);
     let v = random.elements(tokens * case.kv_heads * d, 1.0, case.compute);
     let expected = reference::causal_attention(&q, &k, &v, &shape);
-    let mut gpu = Gpu::new(order);
+    let mut gpu = runner.gpu(order);
     let attention = PrefillAttention {
         compute: case.compute,
         head_dim: d,
@@ -56,7 +56,7 @@ fn attend(case: &Case, program: &Program, order: Order) -> Result<[f64; 2], Faul
         log_sums: gpu.undefined("log sums", 4 * case.rows * q_heads),
     };
     launch(&mut gpu, &attention.launch());
-    let memory = gpu.run(program)?;
+    let memory = runner.run(gpu)?;
     let out = numbers(memory.bytes(attention.out), case.compute);
     let log_sums: Vec<f32> = read(memory.bytes(attention.log_sums));
     // Weights and the output are rounded to 11 or 8 bits; values are at most 1.
@@ -117,12 +117,9 @@ fn check_bug(from: &str, to: &str) {
         first_position: 60,
         seed: 2,
     };
-    is_found(
-        "prefill.cu",
-        &unused,
-        Edit { from, to },
-        |program, order| Ok(is_right(attend(&case, program, order)?)),
-    );
+    is_found("prefill.cu", &unused, Edit { from, to }, |runner, order| {
+        Ok(is_right(attend(&case, runner, order)?))
+    });
 }
 
 #[test]

@@ -3,15 +3,15 @@
 use std::sync::OnceLock;
 
 use bytemuck::cast_slice;
-use lava_cuda_on_cpu::{Edit, Fault, Gpu, Order, Program};
+use lava_cuda_on_cpu::{Edit, Fault, Order};
 use lava_kernels::cuda::{CountHeads, Rank, RankScratch};
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, is_found, launch, program, read};
+use crate::cuda::{ORDERS, Random, Runner, is_found, launch, read};
 
-fn kernels() -> &'static Program {
-    static PROGRAM: OnceLock<Program> = OnceLock::new();
-    PROGRAM.get_or_init(|| program("rank.cu", &[]))
+fn kernels() -> &'static Runner {
+    static RUNNER: OnceLock<Runner> = OnceLock::new();
+    RUNNER.get_or_init(|| Runner::new("rank.cu"))
 }
 
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ struct Case {
 type Ranked = Vec<Vec<u32>>;
 
 /// From the kernels, and from a sort.
-fn rank(case: &Case, program: &Program, order: Order) -> Result<(Ranked, Ranked), Fault> {
+fn rank(case: &Case, runner: &Runner, order: Order) -> Result<(Ranked, Ranked), Fault> {
     let mut random = Random(case.seed);
     // A pool gives many equal scores.
     let level = |random: &mut Random| {
@@ -57,7 +57,7 @@ fn rank(case: &Case, program: &Program, order: Order) -> Result<(Ranked, Ranked)
         indices.truncate(count as usize);
         expected.push(indices);
     }
-    let mut gpu = Gpu::new(order);
+    let mut gpu = runner.gpu(order);
     let mut rank = Rank {
         segments,
         entries,
@@ -79,7 +79,7 @@ fn rank(case: &Case, program: &Program, order: Order) -> Result<(Ranked, Ranked)
     for one in rank.launches() {
         launch(&mut gpu, &one);
     }
-    let memory = gpu.run(program)?;
+    let memory = runner.run(gpu)?;
     let histograms = memory.bytes(rank.scratch.histograms);
     if histograms.iter().any(|byte| *byte != 0) {
         return Err(Fault("histograms are not zero afterwards".to_owned()));
@@ -115,7 +115,7 @@ proptest! {
         best.sort_by_key(|&index| (!scores[index as usize].to_bits(), index));
         best.truncate(cut + heads);
         let taken = mixed(&best, heads, positions, alpha_milli, cut);
-        let mut gpu = Gpu::new(Order::Backward);
+        let mut gpu = kernels().gpu(Order::Backward);
         let count = CountHeads {
             kv_heads: heads, positions, alpha_milli,
             best: gpu.filled("best", cast_slice(&best)),
@@ -123,7 +123,7 @@ proptest! {
             of_heads: gpu.undefined("of heads", 4 * heads),
         };
         launch(&mut gpu, &count.launch());
-        let memory = gpu.run(kernels()).map_err(|fault| TestCaseError::fail(fault.0))?;
+        let memory = kernels().run(gpu).map_err(|fault| TestCaseError::fail(fault.0))?;
         let counted: Vec<u32> = read(memory.bytes(count.of_heads));
         for (counted, taken) in counted.iter().zip(taken) {
             // Exactly, but for what a truncation to the cut leaves out.
@@ -169,8 +169,8 @@ fn check_bug_among(levels: usize, from: &str, to: &str) {
         levels,
         seed: 6,
     };
-    is_found("rank.cu", &[], Edit { from, to }, |program, order| {
-        let (found, expected) = rank(&case, program, order)?;
+    is_found("rank.cu", &[], Edit { from, to }, |runner, order| {
+        let (found, expected) = rank(&case, runner, order)?;
         Ok(found == expected)
     });
 }

@@ -5,16 +5,16 @@ use std::sync::OnceLock;
 use bytemuck::cast_slice;
 use lava::scores::{Observation, layer_scores};
 use lava::{Config, Gqa, Method, Policy, Profile, Score, ValueNorm};
-use lava_cuda_on_cpu::{Edit, Fault, Gpu, Order, Program};
+use lava_cuda_on_cpu::{Edit, Fault, Order};
 use lava_kernels::cuda::{Compute, Norms, Scores, Statistic, ValueNorms, Window};
 use lava_kernels::{AttentionShape, reference, value_norms};
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, bytes, is_found, launch, program, read};
+use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch, read};
 
-fn kernels() -> &'static Program {
-    static PROGRAM: OnceLock<Program> = OnceLock::new();
-    PROGRAM.get_or_init(|| program("window.cu", &[]))
+fn kernels() -> &'static Runner {
+    static RUNNER: OnceLock<Runner> = OnceLock::new();
+    RUNNER.get_or_init(|| Runner::new("window.cu"))
 }
 
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ pub(crate) fn log_sums(q: &[f32], k: &[f32], s: &AttentionShape) -> Vec<f32> {
 }
 
 /// `[Hq, n]` from the kernel, and from the readable form.
-fn look(case: &Case, program: &Program, order: Order) -> Result<(Vec<f32>, Vec<f64>), Fault> {
+fn look(case: &Case, runner: &Runner, order: Order) -> Result<(Vec<f32>, Vec<f64>), Fault> {
     let shape = AttentionShape {
         queries: case.rows,
         keys: case.tokens,
@@ -81,7 +81,7 @@ fn look(case: &Case, program: &Program, order: Order) -> Result<(Vec<f32>, Vec<f
             seen.mean.iter().zip(&seen.variance).map(of).collect()
         }
     };
-    let mut gpu = Gpu::new(order);
+    let mut gpu = runner.gpu(order);
     let window = Window {
         compute: case.compute,
         head_dim: case.head_dim,
@@ -97,7 +97,7 @@ fn look(case: &Case, program: &Program, order: Order) -> Result<(Vec<f32>, Vec<f
         seen: gpu.undefined("seen", 4 * expected.len()),
     };
     launch(&mut gpu, &window.launch());
-    let memory = gpu.run(program)?;
+    let memory = runner.run(gpu)?;
     Ok((read::<f32>(memory.bytes(window.seen)), expected))
 }
 
@@ -135,14 +135,14 @@ proptest! {
     ) {
         let d = if wide_dim { 128 } else { 64 };
         let values = Random(seed).elements((rows + more) * kv_heads * d, 3.0, compute);
-        let mut gpu = Gpu::new(Order::Mixed(3));
+        let mut gpu = kernels().gpu(Order::Mixed(3));
         let norms = ValueNorms {
             compute, head_dim: d, kv_heads, rows,
             values: gpu.filled("values", &bytes(&values, compute)),
             norms: gpu.filled("norms", &vec![0; 4 * kv_heads]),
         };
         launch(&mut gpu, &norms.launch());
-        let memory = gpu.run(kernels()).map_err(|fault| TestCaseError::fail(fault.0))?;
+        let memory = kernels().run(gpu).map_err(|fault| TestCaseError::fail(fault.0))?;
         let expected = value_norms(&values, rows, kv_heads, d);
         for (found, expected) in read::<f32>(memory.bytes(norms.norms)).iter().zip(expected) {
             prop_assert!((found - expected).abs() < 1e-5 * expected, "{found} {expected}");
@@ -183,7 +183,7 @@ fn score_layer(
     group: usize,
     columns: usize,
     seed: u64,
-    program: &Program,
+    runner: &Runner,
     order: Order,
 ) -> Result<(Scored, Scored), Fault> {
     let mut random = Random(seed);
@@ -207,7 +207,7 @@ fn score_layer(
         value_outputs: &of_entries,
     };
     let expected = layer_scores(&method, &observation).scores;
-    let mut gpu = Gpu::new(order);
+    let mut gpu = runner.gpu(order);
     let mut scores = Scores {
         kv_heads,
         group,
@@ -230,7 +230,7 @@ fn score_layer(
     for one in scores.launches() {
         launch(&mut gpu, &one);
     }
-    let memory = gpu.run(program)?;
+    let memory = runner.run(gpu)?;
     let sums: Vec<f64> = read(memory.bytes(scores.sums));
     let (pairs, _) = sums.as_chunks::<2>();
     let total = |at: usize| pairs.iter().map(|pair| pair[at]).sum::<f64>();
@@ -264,8 +264,8 @@ fn check_look(from: &str, to: &str) {
         statistic: Statistic::Mean,
         seed: 1,
     };
-    is_found("window.cu", &UNUSED, Edit { from, to }, |program, order| {
-        let (found, expected) = look(&case, program, order)?;
+    is_found("window.cu", &UNUSED, Edit { from, to }, |runner, order| {
+        let (found, expected) = look(&case, runner, order)?;
         Ok(is_close(&found, &expected))
     });
 }
@@ -308,8 +308,8 @@ fn check_scores(from: &str, to: &str) {
         shoulder_milli: 50,
         ..Config::default()
     };
-    is_found("window.cu", &UNUSED, Edit { from, to }, |program, order| {
-        let (found, expected) = score_layer(&config, 2, 3, 300, 4, program, order)?;
+    is_found("window.cu", &UNUSED, Edit { from, to }, |runner, order| {
+        let (found, expected) = score_layer(&config, 2, 3, 300, 4, runner, order)?;
         Ok(are_scores(&found, &expected))
     });
 }

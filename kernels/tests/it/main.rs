@@ -6,6 +6,7 @@ mod cuda_caches;
 mod cuda_copy;
 mod cuda_decode;
 mod cuda_gather;
+mod cuda_layer;
 mod cuda_prefill;
 mod cuda_rank;
 mod cuda_window;

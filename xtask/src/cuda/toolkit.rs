@@ -1,6 +1,6 @@
 //! nvcc, out of the wheels of PyPI: no installation, no GPU, no driver.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -25,6 +25,10 @@ pub(crate) struct Toolkit {
 }
 
 impl Toolkit {
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
     pub(crate) fn nvcc(&self) -> Command {
         let mut nvcc = Command::new(self.home.join("bin/nvcc"));
         nvcc.current_dir(shell::root());
@@ -68,7 +72,7 @@ pub(crate) fn ensure() -> Result<Toolkit> {
 }
 
 /// The wheels lie under the version of the Python that fetched them.
-fn find(folder: &std::path::Path) -> Result<Toolkit> {
+fn find(folder: &Path) -> Result<Toolkit> {
     for entry in std::fs::read_dir(folder.join("lib"))? {
         let home = entry?.path().join("site-packages/nvidia/cu13");
         if home.join("bin/nvcc").is_file() {

@@ -4,7 +4,11 @@
 use std::ops::Range;
 
 use expect_test::expect;
-use lava::{Cascade, Config, Error, Method, Policy, Profile, Shape, rows_max};
+use lava::entropy::entropy;
+use lava::ranking::Entries;
+use lava::{
+    Cascade, Config, Error, Method, Policy, Profile, RankedLayer, RankingWanted, Shape, rows_max,
+};
 use proptest::prelude::*;
 
 const ONE_Q20: u64 = 1 << 20;
@@ -136,6 +140,31 @@ pub(crate) fn view(cascade: &Cascade, kv_heads: usize) -> View {
         .collect()
 }
 
+/// As far as it is wanted, and no further.
+fn ranked(scores: &[f32], kv_heads: usize, wanted: RankingWanted) -> RankedLayer {
+    let entries = Entries {
+        scores,
+        kv_heads,
+        sinks: wanted.sinks,
+    };
+    let heads = entries.best_heads(wanted.best);
+    let alpha = wanted.alpha_milli as usize;
+    let earned = |head: usize| {
+        let own = heads
+            .iter()
+            .filter(|best| usize::from(**best) == head)
+            .count();
+        let earned = (1000 - alpha) * kv_heads * own + alpha * heads.len();
+        (earned / (1000 * kv_heads)).min(scores.len() / kv_heads)
+    };
+    let counts: Vec<usize> = (0..kv_heads).map(earned).collect();
+    RankedLayer {
+        entropy: entropy(scores),
+        positions: entries.best_positions(&counts),
+        heads,
+    }
+}
+
 proptest! {
     #[test]
     fn the_exact_profile_keeps_exactly_its_integer_budgets(request in request_strategy()) {
@@ -156,6 +185,22 @@ proptest! {
             prop_assert_eq!(kept as u64, budget.min((kv_heads * request.n()) as u64));
         }
         prop_assert!(budgets <= total && total - budgets < layers as u64);
+    }
+
+    #[test]
+    fn a_layer_that_was_ranked_elsewhere_is_cut_as_one_whose_scores_are_here(request in request_strategy()) {
+        let kv_heads = request.shape.kv_heads;
+        let (mut here, mut elsewhere) = (request.cascade(), request.cascade());
+        for scores in &request.scores {
+            here.push_layer(scores.clone().into()).unwrap();
+            let wanted = elsewhere.ranking_wanted();
+            prop_assert_eq!(wanted.is_none(), request.profile == Profile::Code);
+            match wanted {
+                Some(wanted) => elsewhere.push_ranked(&ranked(scores, kv_heads, wanted)).unwrap(),
+                None => elsewhere.push_layer(scores.clone().into()).unwrap(),
+            }
+            prop_assert_eq!(view(&elsewhere, kv_heads), view(&here, kv_heads));
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The fast forms against the slow ones of [`lava::reference`].
 
-use lava::ranking::Entries;
+use lava::ranking::{Entries, mixed_heads};
 use lava::reference::{self, Observed};
 use lava::scores::layer_scores;
 use lava::{Config, Gqa, LayerWeight, Method, ObservedRows, Policy, Pool, Score, ValueNorm};
@@ -238,7 +238,8 @@ proptest! {
         let full = &full[..cut.min(full.len())];
 
         let entries = Entries { scores, kv_heads, sinks: 0 };
-        let heads = entries.mixed_heads(alpha_milli, cut);
+        let walk = entries.best_heads(cut + kv_heads);
+        let heads = mixed_heads(&walk, kv_heads, alpha_milli, cut);
         let mut counts = vec![0; kv_heads];
         heads.iter().for_each(|&head| counts[usize::from(head)] += 1);
         let of_head = entries.best_positions(&counts);
@@ -260,7 +261,7 @@ proptest! {
         let alpha = f64::from(alpha_milli) / 1000.0;
         let entries = Entries { scores, kv_heads, sinks: 0 };
         let plain = entries.best_heads(scores.len());
-        let mixed = entries.mixed_heads(alpha_milli, scores.len());
+        let mixed = mixed_heads(&plain, kv_heads, alpha_milli, scores.len());
         let mut own = vec![0.0; kv_heads];
         let mut emitted = vec![0.0; kv_heads];
         for x in 0..scores.len() {
