@@ -12,6 +12,7 @@
 #include "cuda_on_cpu.h"
 
 #include <algorithm>
+#include <csetjmp>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -70,7 +71,10 @@ struct Copy {
 };
 
 struct Thread {
-    ucontext_t context;
+    // Where it begins; and where it goes on, once it has.
+    ucontext_t begin;
+    jmp_buf at;
+    bool has_begun;
     unsigned char *stack;
     State state;
     const char *file;
@@ -89,7 +93,7 @@ struct Machine {
     std::vector<Memory> buffers;
     Memory shared{"shared memory", nullptr, 0, {}, false};
     Memory parameters{"the parameters", nullptr, 0, {}, true};
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     std::vector<Thread> threads;
     std::vector<Meeting> meetings;
     unsigned thread = 0, block = 0, launch = 0, block_epoch = 0;
@@ -234,12 +238,28 @@ void access(const void *address, unsigned long bytes, Kind kind) {
 
 // ---- barriers
 
+// Threads are entered by setcontext and left and resumed by jumps, which, unlike swapcontext, ask nothing of the
+// system.
+void resume(Thread &thread) {
+    if (_setjmp(machine.scheduler) != 0)
+        return;
+    if (thread.has_begun)
+        _longjmp(thread.at, 1);
+    thread.has_begun = true;
+    setcontext(&thread.begin);
+}
+
+void leave(Thread &thread) {
+    if (_setjmp(thread.at) == 0)
+        _longjmp(machine.scheduler, 1);
+}
+
 void pause_at(State state, const char *file, int line) {
     Thread &thread = machine.threads[machine.thread];
     thread.state = state;
     thread.file = file;
     thread.line = line;
-    swapcontext(&thread.context, &machine.scheduler);
+    leave(thread);
 }
 
 // Brings `bytes` bytes to the other lanes of the warp and returns what all brought.
@@ -323,7 +343,7 @@ void thread_main() {
         if (!group.empty())
             fail("%s ends before its copies to shared memory", place().c_str());
     thread.state = State::Ended;
-    swapcontext(&thread.context, &machine.scheduler);
+    leave(thread);
 }
 
 struct Random {
@@ -354,11 +374,12 @@ void run_block(uint32_t schedule, Random &random) {
         thread.line = 0;
         thread.warp_epoch = 0;
         thread.copies.assign(1, {});
-        getcontext(&thread.context);
-        thread.context.uc_stack.ss_sp = thread.stack;
-        thread.context.uc_stack.ss_size = STACK_BYTES;
-        thread.context.uc_link = nullptr;
-        makecontext(&thread.context, thread_main, 0);
+        thread.has_begun = false;
+        getcontext(&thread.begin);
+        thread.begin.uc_stack.ss_sp = thread.stack;
+        thread.begin.uc_stack.ss_size = STACK_BYTES;
+        thread.begin.uc_link = nullptr;
+        makecontext(&thread.begin, thread_main, 0);
     }
     std::vector<unsigned> turns(count);
     for (unsigned i = 0; i < count; i++)
@@ -372,7 +393,7 @@ void run_block(uint32_t schedule, Random &random) {
         for (unsigned i : turns) {
             machine.thread = i;
             if (machine.threads[i].state == State::Ready)
-                swapcontext(&machine.scheduler, &machine.threads[i].context);
+                resume(machine.threads[i]);
             ended += machine.threads[i].state == State::Ended;
         }
         if (ended == count)

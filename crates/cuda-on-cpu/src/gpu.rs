@@ -96,7 +96,12 @@ impl Gpu {
 
     /// A buffer of so many bytes that nobody has written yet.
     pub fn undefined(&mut self, name: &str, bytes: usize) -> u64 {
-        self.buffer(name, vec![255; bytes], vec![(0, bytes)])
+        let undefined = if bytes > 0 {
+            vec![(0, bytes)]
+        } else {
+            Vec::new()
+        };
+        self.buffer(name, vec![255; bytes], undefined)
     }
 
     /// Some bytes of a buffer that nobody has written.

@@ -135,7 +135,7 @@ impl Device {
         copied.map_err(driver("copying from the device"))
     }
 
-    /// Runs a kernel behind all work before.
+    /// Runs a kernel behind all work before. A grid without blocks is nothing to do.
     ///
     /// # Errors
     /// An unknown kernel, or the driver's.
@@ -143,6 +143,10 @@ impl Device {
     pub fn run(&self, launch: &Launch) -> Result<(), DeviceError> {
         let function = self.function(&launch.kernel)?;
         let [x, y, z] = launch.grid;
+        if x * y * z == 0 {
+            // Nothing to do, which the driver takes for a mistake.
+            return Ok(());
+        }
         let shape = LaunchConfig {
             grid_dim: (x, y, z),
             block_dim: (launch.threads, 1, 1),

@@ -78,12 +78,13 @@ fn attend(case: &Case, runner: &Runner, order: Order) -> Result<(Vec<f32>, Vec<f
 }
 
 /// The largest difference, as a share of what is allowed.
-fn worst(found: &[f32], expected: &[f64], compute: Compute) -> f64 {
-    // Values are at most 2. Weights and queries are rounded to 11 bits (8 for rows of bf16), the answer to those
-    // of its type.
-    let allowed = match compute {
-        Compute::F16 => 4e-3,
-        Compute::Bf16 => 1e-2,
+fn worst(found: &[f32], expected: &[f64], case: &Case) -> f64 {
+    // Queries are rounded to 11 bits, or to 8 where rows are in bf16, which moves a logit of ours by 1e-3 or 8e-3 and
+    // an answer by up to four times as much: values are at most 2. The answer has the bits of its type.
+    let allowed = match (case.shape.format, case.compute) {
+        (RowFormat::Bf16, _) => 5e-2,
+        (_, Compute::F16) => 8e-3,
+        (_, Compute::Bf16) => 1.6e-2,
     };
     let error = |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs();
     let worst = found
@@ -131,7 +132,7 @@ proptest! {
         };
         let case = Case { shape, compute, group, layer: 1, seed };
         let (found, expected) = attend(&case, kernels(), order).map_err(|fault| TestCaseError::fail(fault.0))?;
-        let worst = worst(&found, &expected, compute);
+        let worst = worst(&found, &expected, &case);
         prop_assert!(worst < 1.0, "{worst}");
     }
 }
@@ -146,7 +147,7 @@ fn check_bug(format: RowFormat, from: &str, to: &str) {
     ];
     is_found("decode.cu", &unused, Edit { from, to }, |runner, order| {
         let (found, expected) = attend(&case, runner, order)?;
-        Ok(worst(&found, &expected, case.compute) < 1.0)
+        Ok(worst(&found, &expected, &case) < 1.0)
     });
 }
 
