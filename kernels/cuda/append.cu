@@ -14,19 +14,9 @@ struct AppendParameters {
     uint32_t layer, kv_heads, batch, unused;
 };
 
-__device__ __forceinline__ void unpack(float (&x)[2], Pair pair, F16) {
-    x[0] = half_to_float(pair & 0xffffu);
-    x[1] = half_to_float(pair >> 16);
-}
-__device__ __forceinline__ void unpack(float (&x)[2], Pair pair, Bf16) {
-    x[0] = __uint_as_float(pair << 16);
-    x[1] = __uint_as_float(pair & 0xffff0000u);
-}
-
 template <class From, class To> __device__ __forceinline__ Pair convert(Pair pair) {
-    float x[2];
-    unpack(x, pair, From{});
-    return pair_of<To>(x[0], x[1]);
+    const From first{static_cast<uint16_t>(pair & 0xffffu)}, second{static_cast<uint16_t>(pair >> 16)};
+    return pair_of<To>(first.value(), second.value());
 }
 
 // D / 8 lanes for a row, so many rows side by side in a block.

@@ -314,7 +314,6 @@ template <class T, unsigned D> __device__ __forceinline__ void merge(MergeShared
         decode<T, Wide<D>, Packed<D>, D>(s, p);                                                                        \
     }
 #define DECODES(T, D, names)                                                                                           \
-    DECODE(decode_f16_##names, T, F16Rows, Int4Rows, D)                                                                \
     DECODE(decode_bf16_##names, T, Bf16Rows, Int4Rows, D)                                                              \
     DECODE(decode_int8_##names, T, F16Rows, Int8Rows, D)                                                               \
     DECODE(decode_fp8_##names, T, F16Rows, Fp8Rows, D)                                                                 \
@@ -324,7 +323,8 @@ template <class T, unsigned D> __device__ __forceinline__ void merge(MergeShared
         merge<T, D>(s, p);                                                                                             \
     }
 
-// Names: the row format of a cache, what queries are, D. Caches of wide rows have no packed ones.
+// Names: the row format of a cache, what queries are, D. Caches of wide rows have no packed ones, so that those of
+// f16 are served by decode_int4.
 DECODES(Bf16, 64, bf16_64)
 DECODES(Bf16, 128, bf16_128)
 DECODES(F16, 64, f16_64)

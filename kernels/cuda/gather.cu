@@ -216,15 +216,15 @@ template <unsigned D> __device__ __forceinline__ void mean_keys(const MeanParame
         gather<T, Wide, Pack, D>(s, p);                                                                                \
     }
 #define GATHERS(T, D, names)                                                                                           \
-    GATHER(gather_f16_##names, T, F16, PackInt8, D)                                                                    \
-    GATHER(gather_bf16_##names, T, Bf16, PackInt8, D)                                                                  \
+    GATHER(gather_bf16_##names, T, Bf16, PackInt4, D)                                                                  \
     GATHER(gather_int8_##names, T, F16, PackInt8, D)                                                                   \
     GATHER(gather_fp8_##names, T, F16, PackFp8, D)                                                                     \
     GATHER(gather_int4_##names, T, F16, PackInt4, D)                                                                   \
     KERNEL(sum_keys_##names, MeanParameters, D) { sum_keys<T, D>(p); }                                                 \
     KERNEL(mean_keys_##names, MeanParameters, D) { mean_keys<D>(p); }
 
-// Names: the row format of a cache, what a model computes in, D. Caches of wide rows have no packed ones.
+// Names: the row format of a cache, what a model computes in, D. Caches of wide rows have no packed ones, so that
+// those of f16 are served by gather_int4.
 GATHERS(Bf16, 64, bf16_64)
 GATHERS(Bf16, 128, bf16_128)
 GATHERS(F16, 64, f16_64)

@@ -24,7 +24,7 @@ template <unsigned D> struct Int8Rows {
     static constexpr bool IS_PACKED = true;
     static constexpr unsigned CODE_BYTES = D, PAIRS = 2;
     static __device__ __forceinline__ void read(Pair (&pairs)[PAIRS], uint32_t word) {
-        // A byte u below 0x64 is the half 1024 + u; its code is u - 127.5, and both steps are exact.
+        // With 0x64 above it a byte u is the half 1024 + u; its code is u - 127.5, and both steps there are exact.
         pairs[0] = __byte_perm(word, 0x64646464u, 0x4140);
         pairs[1] = __byte_perm(word, 0x64646464u, 0x4342);
         for (Pair &pair : pairs)

@@ -31,6 +31,8 @@ pub use prefill::PrefillAttention;
 pub use rank::{CountHeads, Rank, RankScratch, RankScratchBytes};
 pub use window::{Norms, Scores, Statistic, ValueNorms, Window};
 
+use lava_kv::RowFormat;
+
 /// An address in device memory.
 pub type Address = u64;
 
@@ -68,6 +70,15 @@ impl Compute {
 
 /// Head dims that the kernels are compiled for.
 pub const HEAD_DIMS: [usize; 2] = [64, 128];
+
+/// The row format whose kernel serves another one too: caches of f16 are those of int4 without packed rows.
+fn served_as(format: RowFormat) -> RowFormat {
+    match format {
+        RowFormat::F32 => panic!("rows of f32 are for CPUs"),
+        RowFormat::F16 => RowFormat::Int4,
+        format => format,
+    }
+}
 
 fn check_head_dim(head_dim: usize) {
     assert!(

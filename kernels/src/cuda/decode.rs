@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable, bytes_of};
 use lava_kv::RowFormat;
 
-use super::{Address, Compute, Launch, PoolPlace, check_head_dim};
+use super::{Address, Compute, Launch, PoolPlace, check_head_dim, served_as};
 
 /// Rows of a piece, which one block looks at.
 const PIECE_ROWS: usize = 256;
@@ -85,7 +85,6 @@ impl DecodeStep {
     /// If no kernel is compiled for the head dim or the format.
     pub fn launches(&self) -> [Launch; 2] {
         check_head_dim(self.head_dim);
-        assert!(self.format != RowFormat::F32, "rows of f32 are for CPUs");
         let types = format!("{}_{}", self.compute.name(), self.head_dim);
         let heads = (self.batch * self.kv_heads) as u32;
         let attend = DecodeParameters {
@@ -109,7 +108,7 @@ impl DecodeStep {
         };
         [
             Launch {
-                kernel: format!("decode_{}_{types}", self.format.name()),
+                kernel: format!("decode_{}_{types}", served_as(self.format).name()),
                 grid: [
                     self.pieces as u32,
                     heads,

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable, bytes_of};
 use lava_kv::RowFormat;
 
-use super::{Address, Compute, Launch, PoolPlace, check_head_dim};
+use super::{Address, Compute, Launch, PoolPlace, check_head_dim, served_as};
 
 const THREADS: u32 = 128;
 /// Rows of a block, one for each warp.
@@ -65,7 +65,6 @@ impl Gather {
     /// If no kernel is compiled for the head dim or the format.
     pub fn launch(&self) -> Launch {
         check_head_dim(self.head_dim);
-        assert!(self.format != RowFormat::F32, "rows of f32 are for CPUs");
         let parameters = GatherParameters {
             keys: self.keys,
             values: self.values,
@@ -78,7 +77,7 @@ impl Gather {
             kv_heads: self.kv_heads as u32,
             unused: 0,
         };
-        let (format, compute) = (self.format.name(), self.compute.name());
+        let (format, compute) = (served_as(self.format).name(), self.compute.name());
         Launch {
             kernel: format!("gather_{format}_{compute}_{}", self.head_dim),
             grid: [self.rows_max.div_ceil(ROWS) as u32, self.kv_heads as u32, 2],
