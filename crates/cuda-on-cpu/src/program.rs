@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 const HEADER: (&str, &str) = ("cuda_on_cpu.h", include_str!("../cpp/cuda_on_cpu.h"));
 const MACHINE: (&str, &str) = ("machine.cpp", include_str!("../cpp/machine.cpp"));
@@ -26,6 +27,9 @@ const WATCHED: [&str; 4] = [
     "-Wno-unknown-pragmas",
     "-xc++",
 ];
+
+/// Tests run side by side and want the same programs: one makes them, the others find them.
+static COMPILING: Mutex<()> = Mutex::new(());
 
 /// A change to the source before it is compiled: a bug that a test must find.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +98,7 @@ impl Program {
         for edit in edits {
             apply(edit, &mut files)?;
         }
+        let _one_at_a_time = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
         let machine = Cached::new(cache, "machine", &[HEADER, MACHINE], &FLAGS);
         machine.make(|build, made| {
             let made = made.to_string_lossy();
