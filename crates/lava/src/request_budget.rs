@@ -174,6 +174,15 @@ impl Costs<'_> {
         entries..=last.min(self.shape.tokens)
     }
 
+    /// The least budget that works. None is less than what is kept whole whatever the budget; under
+    /// [`Policy::StreamingLlm`](crate::Policy::StreamingLlm) it costs less too, since its one entry is then of no window.
+    fn first(&self) -> usize {
+        match self.shape.keeps_everything(self.method, 0) {
+            true => 0,
+            false => least(self.method, self.shape).0,
+        }
+    }
+
     /// The largest budget that costs at most `bytes`, if one works.
     fn largest_within(&self, bytes: u64) -> Option<usize> {
         let fits = |entries: &usize| self.bytes(*entries) <= u128::from(bytes);
@@ -181,8 +190,7 @@ impl Costs<'_> {
         if fits(&whole) {
             return Some(whole);
         }
-        let (least, _) = least(self.method, self.shape);
-        let mut fitting = self.peers(least).find(fits)?;
+        let mut fitting = self.peers(self.first()).find(fits)?;
         let mut too_large = whole;
         while too_large - fitting > 1 {
             let middle = fitting + (too_large - fitting) / 2;
@@ -196,7 +204,8 @@ impl Costs<'_> {
 
     fn too_small(&self, bytes: u64) -> Error {
         let (least, kept) = least(self.method, self.shape);
-        let least_bytes = self.peers(least).map(|entries| self.bytes(entries)).min();
+        let peers = self.peers(self.first());
+        let least_bytes = peers.map(|entries| self.bytes(entries)).min();
         let least_bytes = u64::try_from(least_bytes.unwrap_or(0)).unwrap_or(u64::MAX);
         Error::BudgetTooSmall {
             asked: Budget::Bytes(bytes),
@@ -293,6 +302,25 @@ mod tests {
         check("46.44863MB", "lava", 2016, 2015);
         check("46.44864MB", "full", 2016, 2016);
         check("1GB", "lava", 20, 20);
+    }
+
+    #[test]
+    fn a_lone_entry_is_kept_in_as_few_bytes_as_it_can_have() {
+        let method: Method = "streaming-llm+sinks=0".parse().unwrap();
+        let shape = Shape {
+            layers: 1,
+            kv_heads: 1,
+            tokens: 1,
+        };
+        let bytes = EntryBytes {
+            pinned: 2,
+            other: 1,
+            table: 0,
+        };
+        let entries = |most| Budget::Bytes(most).entries(&method, shape, bytes);
+        assert_eq!((entries(2), entries(1)), (Ok(1), Ok(0)));
+        expect!["a budget of 0B comes to 0 entries per KV head and layer, the prompt is kept whole and has 1; the least that works is 1B (0 entries)"]
+            .assert_eq(&entries(0).unwrap_err().to_string());
     }
 
     #[test]
