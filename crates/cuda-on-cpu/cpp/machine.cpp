@@ -7,8 +7,8 @@
 // - no other thread reads or writes the same bytes unless a barrier lies between (within a block: barriers of the
 //   block, or of the warp for threads of one warp; between blocks: nothing, but for atomics).
 //
-// A barrier that some threads cannot come to is an error. What was launched, and on what, comes in over stdin as
-// src/protocol.rs writes it; what it did goes out over stdout, and so does the first error, as one line.
+// A barrier that some threads cannot come to is an error. What is to be done comes in over stdin as src/protocol.rs
+// writes it; what buffers hold goes out over stdout where it is asked for, and so does the first error, as one line.
 #include "cuda_on_cpu.h"
 
 #include <algorithm>
@@ -17,6 +17,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <map>
 #include <string>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -50,16 +52,29 @@ struct Cell {
     Stamp written, read[2];
 };
 
+// What the host did, not a kernel.
+constexpr Stamp host() { return {1, 0, 0, 0, 0, 0}; }
+
 struct Memory {
-    const char *name;
+    std::string name;
     unsigned char *begin;
     unsigned long bytes;
+    // None until a kernel looks: most memory of a model is never looked at one by one.
     std::vector<Cell> cells;
     bool is_constant;
+    // As long as there are no cells: so many bytes, from the first, were written by the host, and no others.
+    unsigned long filled = 0;
 
     bool holds(const void *address) const {
         const auto *at = static_cast<const unsigned char *>(address);
         return at >= begin && at < begin + bytes;
+    }
+
+    void watch() {
+        if (!cells.empty())
+            return;
+        cells.resize(bytes);
+        std::fill_n(cells.begin(), filled, Cell{host(), {NEVER, NEVER}});
     }
 };
 
@@ -90,11 +105,14 @@ struct Meeting {
 };
 
 struct Machine {
-    std::vector<Memory> buffers;
+    // By where they begin.
+    std::map<uint64_t, Memory> buffers;
     Memory shared{"shared memory", nullptr, 0, {}, false};
     Memory parameters{"the parameters", nullptr, 0, {}, true};
     jmp_buf scheduler;
-    std::vector<Thread> threads;
+    // As many as any block had; those of this one come first. They stay where they are: contexts point into themselves.
+    std::deque<Thread> threads;
+    unsigned count = 0;
     std::vector<Meeting> meetings;
     unsigned thread = 0, block = 0, launch = 0, block_epoch = 0;
     uint3 grid{}, size{}, block_at{};
@@ -151,16 +169,17 @@ enum class Kind { Read, Write, Atomic };
 
 [[noreturn]] void race(const Memory &memory, unsigned long at, Stamp other, const char *did, const char *does) {
     fail("%s %s byte %lu of %s, which thread %u of block %u %s with no barrier between", place().c_str(), does, at,
-         memory.name, static_cast<unsigned>(other.thread), static_cast<unsigned>(other.block), did);
+         memory.name.c_str(), static_cast<unsigned>(other.thread), static_cast<unsigned>(other.block), did);
 }
 
 void look(Memory &memory, unsigned long at, unsigned long bytes, Kind kind) {
     const Stamp stamp = now(kind == Kind::Atomic);
+    memory.watch();
     for (unsigned long i = at; i < at + bytes; i++) {
         Cell &cell = memory.cells[i];
         const bool both_atomic = kind == Kind::Atomic && cell.written.atomic;
         if (kind != Kind::Write && is_never(cell.written))
-            fail("%s reads byte %lu of %s, which was never written", place().c_str(), i, memory.name);
+            fail("%s reads byte %lu of %s, which was never written", place().c_str(), i, memory.name.c_str());
         if (!both_atomic && !is_ordered(cell.written, stamp))
             race(memory, i, cell.written, "wrote", kind == Kind::Read ? "reads" : "writes");
         if (kind == Kind::Read) {
@@ -197,10 +216,11 @@ Memory *memory_of(const void *address) {
         return &machine.shared;
     if (machine.parameters.holds(address))
         return &machine.parameters;
-    for (Memory &memory : machine.buffers)
-        if (memory.holds(address))
-            return &memory;
-    return nullptr;
+    auto after = machine.buffers.upper_bound(reinterpret_cast<uint64_t>(address));
+    if (after == machine.buffers.begin())
+        return nullptr;
+    Memory &memory = std::prev(after)->second;
+    return memory.holds(address) ? &memory : nullptr;
 }
 
 void access(const void *address, unsigned long bytes, Kind kind) {
@@ -215,22 +235,22 @@ void access(const void *address, unsigned long bytes, Kind kind) {
             return;
         // The buffer that it just missed says most.
         const auto *at = static_cast<const unsigned char *>(address);
-        for (const Memory &near : machine.buffers)
+        for (const auto &[address, near] : machine.buffers)
             if (at >= near.begin - (1 << 16) && at < near.begin + near.bytes + (1 << 16))
                 fail("%s %s %lu bytes at %ld of %s, which has %lu", place().c_str(), does, bytes,
-                     static_cast<long>(at - near.begin), near.name, near.bytes);
+                     static_cast<long>(at - near.begin), near.name.c_str(), near.bytes);
         fail("%s %s %lu bytes at %p, where nothing is", place().c_str(), does, bytes, address);
     }
     const unsigned long at = static_cast<const unsigned char *>(address) - memory->begin;
     if (at + bytes > memory->bytes)
-        fail("%s %s %lu bytes at %lu of %s, which has %lu", place().c_str(), does, bytes, at, memory->name,
-             memory->bytes);
+        fail("%s %s %lu bytes at %lu of %s, which has %lu", place().c_str(), does, bytes, at,
+             memory->name.c_str(), memory->bytes);
     if (bytes > 1 && (bytes & (bytes - 1)) == 0 && reinterpret_cast<uintptr_t>(address) % bytes != 0)
         fail("%s %s %lu bytes at %lu of %s, which is not aligned to them", place().c_str(), does, bytes, at,
-             memory->name);
+             memory->name.c_str());
     if (memory->is_constant) {
         if (kind != Kind::Read)
-            fail("%s writes to %s", place().c_str(), memory->name);
+            fail("%s writes to %s", place().c_str(), memory->name.c_str());
         return;
     }
     look(*memory, at, bytes, kind);
@@ -302,11 +322,11 @@ bool are_together(unsigned begin, unsigned end, State state) {
 
 // Lets those go on who have all come; false if nobody can.
 bool release() {
-    const unsigned count = machine.threads.size();
+    const unsigned count = machine.count;
     if (are_together(0, count, State::AtBlockBarrier)) {
         machine.block_epoch++;
-        for (Thread &thread : machine.threads)
-            thread.state = State::Ready;
+        for (unsigned i = 0; i < count; i++)
+            machine.threads[i].state = State::Ready;
         return true;
     }
     bool any = false;
@@ -324,7 +344,7 @@ bool release() {
 
 [[noreturn]] void stuck() {
     // Two threads that will never meet.
-    for (unsigned i = 1; i < machine.threads.size(); i++) {
+    for (unsigned i = 1; i < machine.count; i++) {
         const Thread &one = machine.threads[i - 1], &other = machine.threads[i];
         if (one.state != other.state || one.line != other.line)
             fail("%s, block (%u, %u, %u): a barrier that not all come to: thread %u %s, thread %u %s",
@@ -336,14 +356,35 @@ bool release() {
 
 // ---- running
 
+// One block's thread after another's, on the same stack.
 void thread_main() {
-    machine.run(machine.parameters.begin);
-    Thread &thread = machine.threads[machine.thread];
-    for (const auto &group : thread.copies)
-        if (!group.empty())
-            fail("%s ends before its copies to shared memory", place().c_str());
-    thread.state = State::Ended;
-    leave(thread);
+    for (;;) {
+        machine.run(machine.parameters.begin);
+        Thread &thread = machine.threads[machine.thread];
+        for (const auto &group : thread.copies)
+            if (!group.empty())
+                fail("%s ends before its copies to shared memory", place().c_str());
+        thread.state = State::Ended;
+        leave(thread);
+    }
+}
+
+// Threads of a block, as many as were never needed before.
+void make_threads(unsigned count) {
+    while (machine.threads.size() < count) {
+        Thread &thread = machine.threads.emplace_back();
+        void *stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (stack == MAP_FAILED)
+            fail("no memory for stacks");
+        thread.stack = static_cast<unsigned char *>(stack);
+        thread.has_begun = false;
+        getcontext(&thread.begin);
+        thread.begin.uc_stack.ss_sp = thread.stack;
+        thread.begin.uc_stack.ss_size = STACK_BYTES;
+        thread.begin.uc_link = nullptr;
+        makecontext(&thread.begin, thread_main, 0);
+    }
+    machine.count = count;
 }
 
 struct Random {
@@ -364,7 +405,7 @@ void order(std::vector<unsigned> &turns, uint32_t schedule, Random &random) {
 }
 
 void run_block(uint32_t schedule, Random &random) {
-    const unsigned count = machine.threads.size();
+    const unsigned count = machine.count;
     machine.block_epoch = 0;
     machine.shared.bytes = 0;
     for (unsigned i = 0; i < count; i++) {
@@ -374,12 +415,6 @@ void run_block(uint32_t schedule, Random &random) {
         thread.line = 0;
         thread.warp_epoch = 0;
         thread.copies.assign(1, {});
-        thread.has_begun = false;
-        getcontext(&thread.begin);
-        thread.begin.uc_stack.ss_sp = thread.stack;
-        thread.begin.uc_stack.ss_size = STACK_BYTES;
-        thread.begin.uc_link = nullptr;
-        makecontext(&thread.begin, thread_main, 0);
     }
     std::vector<unsigned> turns(count);
     for (unsigned i = 0; i < count; i++)
@@ -432,32 +467,108 @@ std::string take_text() {
     return text;
 }
 
-void take_buffer() {
-    static std::vector<std::string *> names;
-    names.push_back(new std::string(take_text()));
-    const auto address = take<uint64_t>(), bytes = take<uint64_t>();
+// Memory with nothing in it, which every read is told; whoever uses it all the same does not find zeros.
+void make_buffer(std::string name, uint64_t address, uint64_t bytes) {
     void *at = mmap(reinterpret_cast<void *>(address), std::max<uint64_t>(bytes, 1), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (at == MAP_FAILED)
-        fail("no memory for %s", names.back()->c_str());
-    take(at, bytes);
-    Memory memory{names.back()->c_str(), static_cast<unsigned char *>(at), bytes, {}, false};
-    memory.cells.resize(bytes);
-    for (Cell &cell : memory.cells)
-        cell.written.launch = 1;
-    machine.buffers.push_back(std::move(memory));
+        fail("no memory for %s", name.c_str());
+    memset(at, 0xff, bytes);
+    machine.buffers.emplace(address, Memory{std::move(name), static_cast<unsigned char *>(at), bytes, {}, false});
 }
 
-// Bytes that nobody has written. Whoever reads them is told so; whoever uses them all the same does not find zeros.
-void take_undefined() {
+void take_buffer() {
+    std::string name = take_text();
     const auto address = take<uint64_t>(), bytes = take<uint64_t>();
+    make_buffer(std::move(name), address, bytes);
+}
+
+// Memory for which nobody has a name any more: whoever looks at it is told that nothing is there.
+void free_buffer() {
+    const auto found = machine.buffers.find(take<uint64_t>());
+    if (found == machine.buffers.end())
+        fail("what is freed is no buffer");
+    munmap(found->second.begin, std::max<uint64_t>(found->second.bytes, 1));
+    machine.buffers.erase(found);
+}
+
+// A part of a buffer that the host names.
+struct Part {
+    Memory *memory;
+    unsigned long at, bytes;
+
+    unsigned char *begin() const { return memory->begin + at; }
+
+    // The host, which a kernel's threads do not run beside, has written it.
+    void is_written() const {
+        if (memory->cells.empty() && at <= memory->filled) {
+            memory->filled = std::max(memory->filled, at + bytes);
+            return;
+        }
+        memory->watch();
+        std::fill_n(memory->cells.begin() + at, bytes, Cell{host(), {NEVER, NEVER}});
+    }
+
+    void check_written(const char *doing) const {
+        if (memory->cells.empty() && at + bytes <= memory->filled)
+            return;
+        memory->watch();
+        for (unsigned long i = at; i < at + bytes; i++)
+            if (is_never(memory->cells[i].written))
+                fail("%s: byte %lu of %s was never written", doing, i, memory->name.c_str());
+    }
+};
+
+Part part(uint64_t address, uint64_t bytes, const char *doing) {
     Memory *memory = memory_of(reinterpret_cast<const void *>(address));
     if (!memory)
-        fail("bytes of no buffer are undefined");
-    const unsigned long begin = reinterpret_cast<unsigned char *>(address) - memory->begin;
-    for (unsigned long i = begin; i < begin + bytes; i++) {
-        memory->cells.at(i).written = NEVER;
-    }
+        fail("%s: nothing is at %#lx", doing, address);
+    const unsigned long at = reinterpret_cast<unsigned char *>(address) - memory->begin;
+    if (at + bytes > memory->bytes)
+        fail("%s: %lu bytes at %lu of %s, which has %lu", doing, bytes, at, memory->name.c_str(), memory->bytes);
+    return {memory, at, bytes};
+}
+
+Part take_part(const char *doing) {
+    const auto address = take<uint64_t>(), bytes = take<uint64_t>();
+    return part(address, bytes, doing);
+}
+
+void write_part() {
+    const Part to = take_part("writing");
+    take(to.begin(), to.bytes);
+    to.is_written();
+}
+
+void read_part() {
+    const Part from = take_part("reading");
+    from.check_written("reading");
+    put("r", 1);
+    put(from.begin(), from.bytes);
+    fflush(stdout);
+}
+
+void fill_part() {
+    const Part at = take_part("filling");
+    memset(at.begin(), take<uint8_t>(), at.bytes);
+    at.is_written();
+}
+
+void copy_part() {
+    const Part to = take_part("copying"), from = part(take<uint64_t>(), to.bytes, "copying");
+    from.check_written("copying");
+    memcpy(to.begin(), from.begin(), to.bytes);
+    to.is_written();
+}
+
+constexpr unsigned LAUNCHES = 1 << 10;
+
+// Stamps have no more numbers for launches: what was written stays written, and who did it is of no interest any more.
+void forget_launches() {
+    for (auto &[address, memory] : machine.buffers)
+        for (Cell &cell : memory.cells)
+            cell = {is_never(cell.written) ? NEVER : host(), {NEVER, NEVER}};
+    machine.launch = 2;
 }
 
 void launch() {
@@ -482,19 +593,11 @@ void launch() {
         fail("%s is written for blocks of %u threads, and %u were asked for", machine.kernel.c_str(), found->threads,
              count);
     machine.run = found->run;
-    for (Thread &thread : machine.threads)
-        munmap(thread.stack, STACK_BYTES);
-    machine.threads.clear();
-    machine.threads.resize(count);
+    make_threads(count);
     machine.meetings.resize(count / WARP);
-    for (Thread &thread : machine.threads) {
-        void *stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (stack == MAP_FAILED)
-            fail("no memory for stacks");
-        thread.stack = static_cast<unsigned char *>(stack);
-    }
-    if (++machine.launch >= 1 << 10)
-        fail("too many launches");
+    if (++machine.launch == LAUNCHES)
+        forget_launches();
+    machine.accesses = 0;
     Random random{schedule};
     const unsigned blocks = machine.grid.x * machine.grid.y * machine.grid.z;
     if (blocks >= 1 << 18)
@@ -511,26 +614,6 @@ void launch() {
 
 } // namespace
 
-int main() {
-    static unsigned char shared[SHARED_BYTES_MAX] __attribute__((aligned(128)));
-    machine.shared.begin = shared;
-    machine.launch = 1;
-    alarm(300);
-    for (;;) {
-        switch (take<uint8_t>()) {
-        case 'b': take_buffer(); break;
-        case 'u': take_undefined(); break;
-        case 'l': launch(); break;
-        case 'e':
-            put("done\n", 5);
-            for (const Memory &memory : machine.buffers)
-                put(memory.begin, memory.bytes);
-            fflush(stdout);
-            return 0;
-        default: return 2;
-        }
-    }
-}
 
 // ---- what kernels call
 
@@ -643,6 +726,14 @@ static float widen(uint16_t bits, Element element) {
     return element == Element::F16 ? half_to_float(bits) : bits_of<float>(static_cast<unsigned>(bits) << 16);
 }
 
+// To the nearest, ties to even.
+static uint16_t narrow(float value, Element element) {
+    if (element == Element::F16)
+        return float_to_half(value);
+    const unsigned bits = bits_of<unsigned>(value);
+    return std::isnan(value) ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+}
+
 void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Element element, const char *file, int line) {
     uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     const auto *brought = meet(mine, sizeof mine, file, line);
@@ -753,4 +844,81 @@ void __ubsan_handle_out_of_bounds(void *data, unsigned long index) {
     fail("%s: index %ld is out of the bounds of its array at %s:%u", place().c_str(), static_cast<long>(index),
          slash ? slash + 1 : source->file, source->line);
 }
+}
+
+// ---- the host
+
+// In eight chains, which a CPU adds up at once.
+static float dot(const float *a, const float *b, uint64_t count) {
+    float sums[8] = {};
+    uint64_t k = 0;
+    for (; k + 8 <= count; k += 8)
+        for (unsigned i = 0; i < 8; i++)
+            sums[i] += a[k + i] * b[k + i];
+    for (; k < count; k++)
+        sums[0] += a[k] * b[k];
+    float sum = 0;
+    for (float chain : sums)
+        sum += chain;
+    return sum;
+}
+
+// out = x wᵀ of 16-bit numbers, added up in f32.
+static void product() {
+    const char *doing = "multiplying";
+    const auto element = take<uint8_t>() == 0 ? Element::F16 : Element::BF16;
+    const bool is_out_wide = take<uint8_t>() == 1;
+    const auto rows = take<uint64_t>(), inputs = take<uint64_t>(), outputs = take<uint64_t>();
+    const Part x = part(take<uint64_t>(), 2 * rows * inputs, doing);
+    const Part weight = part(take<uint64_t>(), 2 * outputs * inputs, doing);
+    const Part out = part(take<uint64_t>(), (is_out_wide ? 4 : 2) * rows * outputs, doing);
+    x.check_written(doing);
+    weight.check_written(doing);
+    const auto widened = [&](const Part &part) {
+        std::vector<float> numbers(part.bytes / 2);
+        const auto *bits = reinterpret_cast<const uint16_t *>(part.begin());
+        for (unsigned long i = 0; i < numbers.size(); i++)
+            numbers[i] = cuda_on_cpu::widen(bits[i], element);
+        return numbers;
+    };
+    const std::vector<float> xs = widened(x), ws = widened(weight);
+    for (uint64_t row = 0; row < rows; row++)
+        for (uint64_t column = 0; column < outputs; column++) {
+            const float sum = dot(&xs[row * inputs], &ws[column * inputs], inputs);
+            const uint64_t at = row * outputs + column;
+            if (is_out_wide)
+                reinterpret_cast<float *>(out.begin())[at] = sum;
+            else
+                reinterpret_cast<uint16_t *>(out.begin())[at] = cuda_on_cpu::narrow(sum, element);
+        }
+    out.is_written();
+}
+
+int main() {
+    static unsigned char shared[SHARED_BYTES_MAX] __attribute__((aligned(128)));
+    machine.shared.begin = shared;
+    machine.launch = 1;
+    for (;;) {
+        const auto asked = take<uint8_t>();
+        // For whatever it is; the host may take its time before.
+        alarm(300);
+        switch (asked) {
+        case 'b': take_buffer(); break;
+        case 'l': launch(); break;
+        case 'f': free_buffer(); break;
+        case 'w': write_part(); break;
+        case 'r': read_part(); break;
+        case 'z': fill_part(); break;
+        case 'c': copy_part(); break;
+        case 'p': product(); break;
+        case 'e':
+            put("done\n", 5);
+            for (const auto &[address, memory] : machine.buffers)
+                put(memory.begin, memory.bytes);
+            fflush(stdout);
+            return 0;
+        default: return 2;
+        }
+        alarm(0);
+    }
 }

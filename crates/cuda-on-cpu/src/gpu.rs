@@ -1,17 +1,18 @@
 //! Memory of the pretended GPU, and what is launched on it.
 
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::process::{Command, Stdio};
 
 use crate::program::Program;
-use crate::protocol;
+use crate::protocol::Script;
 
 /// Where buffers begin unless told otherwise: far from everything that a process has by itself.
-const FIRST_ADDRESS: u64 = 1 << 44;
+pub(crate) const FIRST_ADDRESS: u64 = 1 << 44;
 /// Of memory that the system maps.
-const ALIGNMENT: u64 = 4096;
+pub(crate) const ALIGNMENT: u64 = 4096;
 /// Between buffers, so that what just misses one is not in the next.
-const GAP: u64 = 1 << 20;
+pub(crate) const GAP: u64 = 1 << 20;
 
 /// In which order the threads of a block take turns. A kernel that depends on it lacks a barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub enum Order {
 }
 
 impl Order {
-    fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         match self {
             Order::Forward => 0,
             Order::Backward => 1,
@@ -54,6 +55,23 @@ pub struct Buffer {
     pub bytes: Vec<u8>,
     /// Parts that nobody has written, each with its first byte and its length.
     pub undefined: Vec<(usize, usize)>,
+}
+
+impl Buffer {
+    /// Parts that somebody has written.
+    pub(crate) fn defined(&self) -> Vec<Range<usize>> {
+        let mut undefined = self.undefined.clone();
+        undefined.sort_unstable();
+        let mut parts = Vec::new();
+        let mut at = 0;
+        for (first, bytes) in undefined {
+            parts.push(at..first.max(at));
+            at = at.max(first + bytes);
+        }
+        parts.push(at..self.bytes.len());
+        parts.retain(|part| !part.is_empty());
+        parts
+    }
 }
 
 /// A kernel to run.
@@ -160,7 +178,12 @@ impl Gpu {
     /// # Panics
     /// If the program cannot be started, or ends in a way that it should not.
     pub fn run(self, program: &Program) -> Result<Memory, Fault> {
-        let script = protocol::script(&self.buffers, &self.launches, self.order.number());
+        let mut script = Script::default();
+        self.buffers.iter().for_each(|buffer| script.buffer(buffer));
+        self.launches
+            .iter()
+            .for_each(|launch| script.launch(launch, self.order));
+        let script = script.end();
         let mut child = Command::new(&program.path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

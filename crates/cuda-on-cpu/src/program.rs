@@ -14,7 +14,7 @@ const COMPILER: &str = "g++";
 /// The machine jumps between stacks, which the checks of `_FORTIFY_SOURCE` take for a mistake.
 const FLAGS: [&str; 6] = [
     "-std=c++17",
-    "-O1",
+    "-O2",
     "-U_FORTIFY_SOURCE",
     "-Wall",
     "-Wextra",
@@ -83,41 +83,57 @@ impl From<io::Error> for CompileError {
 }
 
 impl Program {
-    /// Compiles `folder/name` with everything that it includes from `folder`. Programs are kept in `cache`, and not
-    /// compiled again as long as nothing changes.
+    /// Compiles `folder/name` of each name, with everything that it includes from `folder`, into one program. What is
+    /// compiled is kept in `cache`, and not compiled again as long as nothing changes.
     ///
     /// # Errors
     /// Whoever wrote the kernels or the edits, or a machine without g++.
     pub fn compile(
         folder: &Path,
-        name: &str,
+        names: &[&str],
         edits: &[Edit<'_>],
         cache: &Path,
     ) -> Result<Self, CompileError> {
-        let mut files = sources(folder, name)?;
+        let mut files = sources(folder, names)?;
         for edit in edits {
             apply(edit, &mut files)?;
         }
-        let _one_at_a_time = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
-        let machine = Cached::new(cache, "machine", &[HEADER, MACHINE], &FLAGS);
-        machine.make(|build, made| {
-            let made = made.to_string_lossy();
-            compiler(build, &[&FLAGS[..], &["-c", MACHINE.0, "-o", &made]])
-        })?;
-        let mut all: Vec<(&str, &str)> = files
+        let files: Vec<(&str, &str)> = files
             .iter()
             .map(|(name, text)| (&**name, &**text))
             .collect();
-        all.extend([HEADER, MACHINE]);
+        let _one_at_a_time = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = vec![object(cache, MACHINE.0, &[HEADER, MACHINE], &FLAGS)?];
         let flags = [&FLAGS[..], &WATCHED].concat();
-        let program = Cached::new(cache, name.trim_end_matches(".cu"), &all, &flags);
-        program.make(|build, made| {
-            compiler(build, &[&flags[..], &["-c", name, "-o", "kernels.o"]])?;
-            let (machine, made) = (machine.path.to_string_lossy(), made.to_string_lossy());
-            compiler(build, &[&["kernels.o", &machine, "-o", &made]])
-        })?;
+        for name in names {
+            let others = |file: &&(&str, &str)| file.0 == *name || file.0.ends_with(".cuh");
+            let mut sources: Vec<_> = files.iter().filter(others).copied().collect();
+            sources.push(HEADER);
+            objects.push(object(cache, name, &sources, &flags)?);
+        }
+        let objects: Vec<String> = objects
+            .iter()
+            .map(|path| path.to_string_lossy().into_owned())
+            .collect();
+        // A program is its objects, whose names say what they were made of.
+        let program = Cached::new(cache, "program", &[], &objects);
+        program.make(|build, made| compiler(build, &objects, made))?;
         Ok(Self { path: program.path })
     }
+}
+
+/// Compiles a file, which lies beside `sources`.
+fn object(
+    cache: &Path,
+    name: &str,
+    sources: &[(&str, &str)],
+    flags: &[&str],
+) -> Result<PathBuf, CompileError> {
+    let mut arguments: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
+    arguments.extend(["-c".to_owned(), name.to_owned()]);
+    let object = Cached::new(cache, name, sources, &arguments);
+    object.make(|build, made| compiler(build, &arguments, made))?;
+    Ok(object.path)
 }
 
 /// A file that is made of some sources, and is there already if it was made of the same before.
@@ -127,10 +143,16 @@ struct Cached<'a> {
 }
 
 impl<'a> Cached<'a> {
-    fn new(cache: &Path, stem: &str, sources: &'a [(&'a str, &'a str)], flags: &[&str]) -> Self {
+    /// `arguments` are those of the compiler.
+    fn new(
+        cache: &Path,
+        stem: &str,
+        sources: &'a [(&'a str, &'a str)],
+        arguments: &[String],
+    ) -> Self {
         let mut hash = DefaultHasher::new();
         let texts = sources.iter().flat_map(|(name, text)| [*name, *text]);
-        for text in texts.chain(flags.iter().copied()) {
+        for text in texts.chain(arguments.iter().map(String::as_str)) {
             hash.write_usize(text.len());
             hash.write(text.as_bytes());
         }
@@ -161,8 +183,8 @@ impl<'a> Cached<'a> {
     }
 }
 
-/// The files of `folder` that `name` may include, itself among them.
-fn sources(folder: &Path, name: &str) -> io::Result<Vec<(String, String)>> {
+/// Files of `folder`: those of `names`, and what they may include.
+fn sources(folder: &Path, names: &[&str]) -> io::Result<Vec<(String, String)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -170,7 +192,7 @@ fn sources(folder: &Path, name: &str) -> io::Result<Vec<(String, String)>> {
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
-        if file == name || file.ends_with(".cuh") {
+        if names.contains(&file) || file.ends_with(".cuh") {
             files.push((file.to_owned(), fs::read_to_string(&path)?));
         }
     }
@@ -193,9 +215,11 @@ fn apply(edit: &Edit<'_>, files: &mut [(String, String)]) -> Result<(), CompileE
     Ok(())
 }
 
-fn compiler(build: &Path, arguments: &[&[&str]]) -> Result<(), CompileError> {
+fn compiler(build: &Path, arguments: &[String], made: &Path) -> Result<(), CompileError> {
     let output = Command::new(COMPILER)
-        .args(arguments.concat())
+        .args(arguments)
+        .arg("-o")
+        .arg(made)
         .current_dir(build)
         .output()
         .map_err(|error| {

@@ -9,7 +9,7 @@ use lava_kernels::cuda::{Compute, Launch};
 pub(crate) fn program(name: &str, edits: &[Edit<'_>]) -> Program {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
     let cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cuda-on-cpu");
-    Program::compile(&folder, name, edits, &cache).unwrap_or_else(|error| panic!("{error}"))
+    Program::compile(&folder, &[name], edits, &cache).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What runs kernels: the CPU, which watches them; or, where `LAVA_CARD` names a device by its number, that one, whose
@@ -37,7 +37,7 @@ impl Runner {
         match self {
             Self::Cpu(_) => Gpu::new(order),
             #[cfg(feature = "cuda")]
-            Self::Card(card) => Gpu::at(card.arena.lock().unwrap().address(), order),
+            Self::Card(card) => Gpu::at(card.arena.address(), order),
         }
     }
 
@@ -53,8 +53,8 @@ impl Runner {
 /// A device, and memory of it that holds all buffers of a test.
 #[cfg(feature = "cuda")]
 pub(crate) struct Card {
-    device: lava_kernels::cuda::Device,
-    arena: std::sync::Mutex<lava_kernels::cuda::DeviceBuffer>,
+    device: std::sync::Arc<dyn lava_kernels::cuda::Device>,
+    arena: lava_kernels::cuda::Buffer,
 }
 
 #[cfg(feature = "cuda")]
@@ -63,21 +63,18 @@ impl Card {
     const ARENA_BYTES: usize = 2 << 30;
 
     fn new(number: usize) -> Self {
-        let device =
-            lava_kernels::cuda::Device::new(number).unwrap_or_else(|error| panic!("{error}"));
-        let arena = device.zeros(Self::ARENA_BYTES).unwrap().into();
+        let device = lava_kernels::cuda::CudaDevice::open(number);
+        let device = device.unwrap_or_else(|error| panic!("{error}")).compute;
+        let arena = lava_kernels::cuda::Buffer::new(&device, Self::ARENA_BYTES).unwrap();
         Self { device, arena }
     }
 
     fn run(&self, gpu: &Gpu) -> Result<Memory, Fault> {
-        let mut arena = self.arena.lock().unwrap();
         let fault = |error: lava_kernels::cuda::DeviceError| Fault(error.to_string());
-        let first = arena.address();
+        let first = self.arena.address();
         for buffer in gpu.buffers() {
             let offset = (buffer.address - first) as usize;
-            self.device
-                .write(&mut arena, offset, &buffer.bytes)
-                .map_err(fault)?;
+            self.arena.write(offset, &buffer.bytes).map_err(fault)?;
         }
         for launch in gpu.launches() {
             let launch = Launch {
@@ -90,7 +87,7 @@ impl Card {
         }
         let read = |buffer: &lava_cuda_on_cpu::Buffer| {
             let offset = (buffer.address - first) as usize;
-            let bytes = self.device.read(&arena, offset, buffer.bytes.len());
+            let bytes = self.arena.read(offset, buffer.bytes.len());
             bytes.map(|bytes| (buffer.address, bytes)).map_err(fault)
         };
         let contents: Result<Vec<_>, Fault> = gpu.buffers().iter().map(read).collect();
@@ -141,29 +138,7 @@ impl Random {
 
 /// The nearest number of a type.
 pub(crate) fn round(x: f32, compute: Compute) -> f32 {
-    match compute {
-        Compute::F16 => half::f16::from_f32(x).to_f32(),
-        Compute::Bf16 => half::bf16::from_f32(x).to_f32(),
-    }
-}
-
-pub(crate) fn bytes(x: &[f32], compute: Compute) -> Vec<u8> {
-    let bits = |x: &f32| match compute {
-        Compute::F16 => half::f16::from_f32(*x).to_bits(),
-        Compute::Bf16 => half::bf16::from_f32(*x).to_bits(),
-    };
-    x.iter().flat_map(|x| bits(x).to_le_bytes()).collect()
-}
-
-pub(crate) fn numbers(bytes: &[u8], compute: Compute) -> Vec<f32> {
-    let number = |bytes: &[u8]| {
-        let bits = u16::from_le_bytes([bytes[0], bytes[1]]);
-        match compute {
-            Compute::F16 => half::f16::from_bits(bits).to_f32(),
-            Compute::Bf16 => half::bf16::from_bits(bits).to_f32(),
-        }
-    };
-    bytes.chunks_exact(2).map(number).collect()
+    compute.widen(&compute.narrow(&[x]))[0]
 }
 
 /// Demands that a planted bug is found: in some order of threads, `check` says that the answer is wrong, or the

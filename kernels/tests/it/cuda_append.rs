@@ -8,7 +8,7 @@ use lava_kernels::store;
 use lava_kv::RowFormat;
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch};
+use crate::cuda::{ORDERS, Random, Runner, is_found, launch};
 use crate::cuda_caches::{Caches, Shape};
 
 fn kernels() -> &'static Runner {
@@ -67,8 +67,8 @@ fn append(
         layer,
         pool,
         sequences,
-        keys: gpu.filled("keys", &bytes(&rows[0], compute)),
-        values: gpu.filled("values", &bytes(&rows[1], compute)),
+        keys: gpu.filled("keys", &compute.narrow(&rows[0])),
+        values: gpu.filled("values", &compute.narrow(&rows[1])),
     };
     launch(&mut gpu, &step.launch());
     let memory = runner.run(gpu)?;

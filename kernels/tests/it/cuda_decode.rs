@@ -8,7 +8,7 @@ use lava_kernels::{DecodeHead, reference};
 use lava_kv::RowFormat;
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch, numbers};
+use crate::cuda::{ORDERS, Random, Runner, is_found, launch};
 use crate::cuda_caches::{Caches, Shape};
 
 fn kernels() -> &'static Runner {
@@ -64,7 +64,7 @@ fn attend(case: &Case, runner: &Runner, order: Order) -> Result<(Vec<f32>, Vec<f
         layer: case.layer,
         pool,
         sequences,
-        queries: gpu.filled("queries", &bytes(&queries, case.compute)),
+        queries: gpu.filled("queries", &case.compute.narrow(&queries)),
         out: gpu.undefined("out", 2 * queries.len()),
         partials: 0,
         pieces: most.unwrap(),
@@ -74,7 +74,7 @@ fn attend(case: &Case, runner: &Runner, order: Order) -> Result<(Vec<f32>, Vec<f
         launch(&mut gpu, &one);
     }
     let memory = runner.run(gpu)?;
-    Ok((numbers(memory.bytes(step.out), case.compute), expected))
+    Ok((case.compute.widen(memory.bytes(step.out)), expected))
 }
 
 /// The largest difference, as a share of what is allowed.

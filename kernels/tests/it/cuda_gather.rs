@@ -10,7 +10,7 @@ use lava_kernels::{HeadRows, mean_key, pack_rows, store};
 use lava_kv::{RowFormat, rows_of_page};
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch, numbers};
+use crate::cuda::{ORDERS, Random, Runner, is_found, launch};
 
 fn kernels() -> &'static Runner {
     static RUNNER: OnceLock<Runner> = OnceLock::new();
@@ -115,8 +115,8 @@ fn gather(case: &Case, runner: &Runner, order: Order) -> Result<(Vec<Row>, Vec<R
         compute,
         head_dim: d,
         kv_heads,
-        keys: gpu.filled("keys", &bytes(&all[0], compute)),
-        values: gpu.filled("values", &bytes(&all[1], compute)),
+        keys: gpu.filled("keys", &compute.narrow(&all[0])),
+        values: gpu.filled("values", &compute.narrow(&all[1])),
         positions: gpu.filled("positions", cast_slice(&positions)),
         first_positions: gpu.filled("first positions", cast_slice(&first_positions)),
         tables: gpu.filled("tables", cast_slice(&tables)),
@@ -198,7 +198,7 @@ fn means(
         head_dim: d,
         kv_heads,
         rows,
-        keys: gpu.filled("keys", &bytes(&keys, compute)),
+        keys: gpu.filled("keys", &compute.narrow(&keys)),
         sums: 0,
         means: gpu.undefined("means", 2 * kv_heads * d),
     };
@@ -216,7 +216,7 @@ fn means(
         })
     });
     Ok((
-        numbers(memory.bytes(step.means), Compute::F16),
+        Compute::F16.widen(memory.bytes(step.means)),
         expected.collect(),
     ))
 }

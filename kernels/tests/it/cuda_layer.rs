@@ -8,7 +8,7 @@ use lava_kernels::cuda::{AddAndNorm, Compute, Embed, SiluProduct, SplitHeads};
 use lava_kernels::{add, rms_norm, rotate_halves, silu_product};
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch, numbers, read};
+use crate::cuda::{ORDERS, Random, Runner, is_found, launch, read};
 
 fn kernels() -> &'static Runner {
     static RUNNER: OnceLock<Runner> = OnceLock::new();
@@ -45,7 +45,7 @@ fn embed(
         tokens,
         hidden,
         ids: gpu.filled("ids", cast_slice(&ids)),
-        table: gpu.filled("table", &bytes(&table, compute)),
+        table: gpu.filled("table", &compute.narrow(&table)),
         x: gpu.undefined("x", 4 * tokens * hidden),
     };
     launch(&mut gpu, &embed.launch());
@@ -79,14 +79,14 @@ fn norm(
         hidden,
         epsilon: 1e-5,
         x: gpu.filled("x", cast_slice(&x)),
-        y: adds.then(|| gpu.filled("y", &bytes(&y, compute))),
+        y: adds.then(|| gpu.filled("y", &compute.narrow(&y))),
         weight: gpu.filled("weight", cast_slice(&weight)),
         out: gpu.undefined("out", 2 * x.len()),
     };
     launch(&mut gpu, &norm.launch());
     let memory = runner.run(gpu)?;
     Ok([
-        (numbers(memory.bytes(norm.out), compute), expected),
+        (compute.widen(memory.bytes(norm.out)), expected),
         (read(memory.bytes(norm.x)), sum),
     ])
 }
@@ -146,7 +146,7 @@ fn split(case: &Heads, runner: &Runner, order: Order) -> Result<[Both; 3], Fault
         kv_heads: case.kv_heads,
         tokens: t,
         epsilon: 1e-6,
-        projected: gpu.filled("projected", &bytes(&projected, case.compute)),
+        projected: gpu.filled("projected", &case.compute.narrow(&projected)),
         bias: case.has_bias.then(|| gpu.filled("bias", cast_slice(&bias))),
         query_norm: case
             .has_norms
@@ -165,7 +165,7 @@ fn split(case: &Heads, runner: &Runner, order: Order) -> Result<[Both; 3], Fault
     let mut expected = expected.into_iter();
     Ok([split.queries, split.keys, split.values].map(|address| {
         let expected = expected.next().expect("three parts");
-        (numbers(memory.bytes(address), case.compute), expected)
+        (case.compute.widen(memory.bytes(address)), expected)
     }))
 }
 
@@ -186,13 +186,13 @@ fn gate(
         compute,
         tokens,
         intermediate: width,
-        gate_up: gpu.filled("gate and up", &bytes(&gate_up, compute)),
+        gate_up: gpu.filled("gate and up", &compute.narrow(&gate_up)),
         out: gpu.undefined("out", 2 * gate.len()),
     };
     launch(&mut gpu, &product.launch());
     let memory = runner.run(gpu)?;
     Ok((
-        numbers(memory.bytes(product.out), compute),
+        compute.widen(memory.bytes(product.out)),
         silu_product(&gate, &up),
     ))
 }

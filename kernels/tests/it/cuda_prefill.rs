@@ -7,7 +7,7 @@ use lava_kernels::cuda::{Compute, PrefillAttention};
 use lava_kernels::{AttentionShape, reference};
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch, numbers, read};
+use crate::cuda::{ORDERS, Random, Runner, is_found, launch, read};
 
 fn kernels() -> &'static Runner {
     static RUNNER: OnceLock<Runner> = OnceLock::new();
@@ -49,15 +49,15 @@ fn attend(case: &Case, runner: &Runner, order: Order) -> Result<[f64; 2], Fault>
         group: case.group,
         rows: case.rows,
         first_position: case.first_position,
-        queries: gpu.filled("queries", &bytes(&q, case.compute)),
-        keys: gpu.filled("keys", &bytes(&k, case.compute)),
-        values: gpu.filled("values", &bytes(&v, case.compute)),
+        queries: gpu.filled("queries", &case.compute.narrow(&q)),
+        keys: gpu.filled("keys", &case.compute.narrow(&k)),
+        values: gpu.filled("values", &case.compute.narrow(&v)),
         out: gpu.undefined("out", 2 * q.len()),
         log_sums: gpu.undefined("log sums", 4 * case.rows * q_heads),
     };
     launch(&mut gpu, &attention.launch());
     let memory = runner.run(gpu)?;
-    let out = numbers(memory.bytes(attention.out), case.compute);
+    let out = case.compute.widen(memory.bytes(attention.out));
     let log_sums: Vec<f32> = read(memory.bytes(attention.log_sums));
     // Weights and the output are rounded to 11 or 8 bits; values are at most 1.
     let allowed = match case.compute {

@@ -10,7 +10,7 @@ use lava_kernels::cuda::{Compute, Norms, Scores, Statistic, ValueNorms, Window};
 use lava_kernels::{AttentionShape, reference, value_norms};
 use proptest::prelude::*;
 
-use crate::cuda::{ORDERS, Random, Runner, bytes, is_found, launch, read};
+use crate::cuda::{ORDERS, Random, Runner, is_found, launch, read};
 
 fn kernels() -> &'static Runner {
     static RUNNER: OnceLock<Runner> = OnceLock::new();
@@ -91,8 +91,8 @@ fn look(case: &Case, runner: &Runner, order: Order) -> Result<(Vec<f32>, Vec<f64
         rows: case.rows,
         columns: case.columns,
         statistic: case.statistic,
-        queries: gpu.filled("queries", &bytes(&q, case.compute)),
-        keys: gpu.filled("keys", &bytes(&k, case.compute)),
+        queries: gpu.filled("queries", &case.compute.narrow(&q)),
+        keys: gpu.filled("keys", &case.compute.narrow(&k)),
         log_sums: gpu.filled("log sums", cast_slice(&log_sums(&q, &k, &shape))),
         seen: gpu.undefined("seen", 4 * expected.len()),
     };
@@ -138,7 +138,7 @@ proptest! {
         let mut gpu = kernels().gpu(Order::Mixed(3));
         let norms = ValueNorms {
             compute, head_dim: d, kv_heads, rows,
-            values: gpu.filled("values", &bytes(&values, compute)),
+            values: gpu.filled("values", &compute.narrow(&values)),
             norms: gpu.filled("norms", &vec![0; 4 * kv_heads]),
         };
         launch(&mut gpu, &norms.launch());

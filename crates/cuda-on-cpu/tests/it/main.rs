@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use lava_cuda_on_cpu::{CompileError, Edit, Fault, Gpu, Order, Program};
+use lava_cuda_on_cpu::{
+    CompileError, Edit, Element, Fault, Gpu, Launch, Machine, Order, Product, Program,
+};
 
 const THREADS: u32 = 64;
 const BLOCKS: u32 = 2;
@@ -11,7 +13,7 @@ const BLOCKS: u32 = 2;
 fn compile(edits: &[Edit<'_>]) -> Result<Program, CompileError> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels");
     let cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cuda-on-cpu");
-    Program::compile(&folder, "faults.cu", edits, &cache)
+    Program::compile(&folder, &["faults.cu"], edits, &cache)
 }
 
 fn program() -> &'static Program {
@@ -172,4 +174,117 @@ fn a_source_that_does_not_compile_says_where() {
     };
     let error = compile(&[edit]).unwrap_err().to_string();
     assert!(error.contains("faults.cu:44"), "{error}");
+}
+
+/// A machine, and two buffers of 64 numbers of 16 bits, of which the first counts up.
+fn machine() -> (Machine, u64, u64) {
+    let mut machine = Machine::start(program(), Order::Forward);
+    let [input, out] = ["in", "out"].map(|name| {
+        let address = machine.next_address(128);
+        machine.allocate(name, address, 128).unwrap();
+        address
+    });
+    // Small integers are exact in bfloat16, which is the upper half of f32.
+    let numbers = (0..64).map(|i| (i as f32).to_bits() >> 16);
+    let bytes: Vec<u8> = numbers
+        .flat_map(|bits| (bits as u16).to_le_bytes())
+        .collect();
+    machine.write(input, &bytes).unwrap();
+    (machine, input, out)
+}
+
+fn read(machine: &mut Machine, from: u64, bytes: usize) -> Result<Vec<u8>, Fault> {
+    let mut out = vec![0; bytes];
+    machine.read(from, &mut out).map(|()| out)
+}
+
+#[test]
+fn a_machine_multiplies_copies_and_fills() {
+    let (mut machine, input, out) = machine();
+    // [2, 16] times the transpose of [2, 16].
+    let product = Product {
+        element: Element::Bf16,
+        rows: 2,
+        inputs: 16,
+        outputs: 2,
+        x: input,
+        weight: input + 64,
+        out,
+        is_out_wide: true,
+    };
+    machine.multiply(&product).unwrap();
+    let found = read(&mut machine, out, 16).unwrap();
+    let found = found
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+    let expected =
+        [0, 16].map(|x| [32, 48].map(|w| (0..16).map(|i| (x + i) * (w + i)).sum::<i32>()));
+    assert_eq!(
+        found.collect::<Vec<_>>(),
+        expected
+            .concat()
+            .iter()
+            .map(|&x| x as f32)
+            .collect::<Vec<_>>()
+    );
+    machine.fill(out, 4, 7).unwrap();
+    machine.copy(out + 2, input + 2, 2).unwrap();
+    assert_eq!(read(&mut machine, out, 4).unwrap(), [7, 7, 0x80, 0x3f]);
+    assert_eq!(machine.live_buffers(), 2);
+}
+
+#[test]
+fn a_machine_knows_more_launches_than_its_stamps_have_numbers() {
+    let mut machine = Machine::start(program(), Order::Forward);
+    let count = BLOCKS * THREADS;
+    let [input, out] = ["in", "out"].map(|name| {
+        let address = machine.next_address(4 * count as usize);
+        machine.allocate(name, address, 4 * count as usize).unwrap();
+        address
+    });
+    let numbers: Vec<u8> = (0..count).flat_map(u32::to_le_bytes).collect();
+    machine.write(input, &numbers).unwrap();
+    let mut parameters = [input, out].map(u64::to_le_bytes).concat();
+    parameters.extend([0, count].map(u32::to_le_bytes).concat());
+    let launch = Launch {
+        kernel: "sum_with_mirror".to_owned(),
+        grid: [BLOCKS, 1, 1],
+        threads: THREADS,
+        parameters,
+    };
+    for _ in 0..1100 {
+        machine.launch(&launch).unwrap();
+    }
+    assert!(read(&mut machine, out, 4 * count as usize).is_ok());
+}
+
+#[test]
+fn a_machine_says_what_was_used_wrongly_whoever_used_it() {
+    let check = |wrong: &dyn Fn(&mut Machine, u64, u64), expected: &str| {
+        let (mut machine, input, out) = machine();
+        wrong(&mut machine, input, out);
+        let fault = read(&mut machine, input, 2).unwrap_err();
+        assert_eq!(fault.0, expected);
+        // It is of no more use.
+        assert_eq!(machine.free(input).unwrap_err(), fault);
+    };
+    check(
+        &|machine, _, out| drop(read(machine, out, 2)),
+        "reading: byte 0 of out was never written",
+    );
+    check(
+        &|machine, input, out| machine.copy(input, out, 4).unwrap(),
+        "copying: byte 0 of out was never written",
+    );
+    check(
+        &|machine, input, _| machine.write(input + 120, &[0; 9]).unwrap(),
+        "writing: 9 bytes at 120 of in, which has 128",
+    );
+    check(
+        &|machine, _, out| {
+            machine.free(out).unwrap();
+            machine.free(out).unwrap();
+        },
+        "what is freed is no buffer",
+    );
 }
