@@ -11,26 +11,31 @@ mod cache;
 mod card;
 mod copy;
 mod decode;
+mod device;
 mod floor;
 mod gather;
 mod layer;
 mod prefill;
+mod product;
 mod rank;
 mod window;
 
 pub use append::Append;
 pub use cache::{PoolPlace, SequencePlace, TablePlace};
 #[cfg(feature = "cuda")]
-pub use card::{Device, DeviceBuffer, DeviceError};
+pub use card::CudaDevice;
 pub use copy::{CopyRows, Direction, RunPlace};
 pub use decode::{DecodeStep, pieces};
+pub use device::{Buffer, Device, DeviceError, Gpu, Mark};
 pub use floor::{Card, H100, Heads, Work};
 pub use gather::{Gather, MeanKeys};
 pub use layer::{AddAndNorm, Embed, SiluProduct, SplitHeads};
 pub use prefill::PrefillAttention;
+pub use product::Product;
 pub use rank::{CountHeads, Rank, RankScratch, RankScratchBytes};
 pub use window::{Norms, Scores, Statistic, ValueNorms, Window};
 
+use half::{bf16, f16};
 use lava_kv::RowFormat;
 
 /// An address in device memory.
@@ -65,6 +70,26 @@ impl Compute {
             Compute::F16 => "f16",
             Compute::Bf16 => "bf16",
         }
+    }
+
+    /// The nearest numbers, as they lie in memory.
+    pub fn narrow(self, numbers: &[f32]) -> Vec<u8> {
+        let bits = |x: &f32| match self {
+            Compute::F16 => f16::from_f32(*x).to_bits(),
+            Compute::Bf16 => bf16::from_f32(*x).to_bits(),
+        };
+        numbers.iter().flat_map(|x| bits(x).to_le_bytes()).collect()
+    }
+
+    /// The numbers that lie there.
+    pub fn widen(self, bytes: &[u8]) -> Vec<f32> {
+        let number = |bits: u16| match self {
+            Compute::F16 => f16::from_bits(bits).to_f32(),
+            Compute::Bf16 => bf16::from_bits(bits).to_f32(),
+        };
+        let (pairs, _) = bytes.as_chunks::<2>();
+        let bits = pairs.iter().map(|pair| u16::from_le_bytes(*pair));
+        bits.map(number).collect()
     }
 }
 

@@ -1,149 +1,202 @@
-//! A GPU that launches are run on.
+//! A GPU of NVIDIA's. Its driver and cuBLAS are loaded when it is opened, so a program that may use one starts on
+//! machines that have none.
+
+mod pinned;
 
 use std::collections::HashMap;
+use std::ffi::c_void;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cudarc::cublas::{self, CudaBlas};
+use cudarc::driver::result as driver;
+use cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError,
-    LaunchConfig, PushKernelArg,
+    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig,
+    PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
 
-use super::{Address, Launch};
+use super::{Address, Compute, Device, DeviceError, Gpu, Launch, Mark, Product};
+use pinned::Pinned;
 
 /// What nvcc made of `kernels/cuda`, a file each.
 const IMAGES: &[&[u8]] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// A GPU with our kernels, and one stream on which all its work is done in order.
-pub struct Device {
+/// Copies of so many bytes and more go through pinned memory.
+const STAGED_FROM: usize = 64 << 10;
+/// As much of it as each stream has.
+const STAGING_BYTES: usize = 8 << 20;
+
+/// A stream of a GPU with our kernels.
+pub struct CudaDevice {
+    card: Arc<Card>,
     stream: Arc<CudaStream>,
+    blas: Mutex<CudaBlas>,
+    /// On the way of large copies.
+    staging: Mutex<Pinned>,
+}
+
+/// What all streams of a GPU share.
+struct Card {
+    name: String,
     modules: Vec<Arc<CudaModule>>,
     /// Those that were launched before.
     functions: Mutex<HashMap<String, CudaFunction>>,
 }
 
-/// Bytes in a device's memory; freed by drop.
-pub struct DeviceBuffer {
-    bytes: CudaSlice<u8>,
-    address: Address,
-}
-
-/// Why a device could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    /// libcuda is not there.
-    #[error("there is no NVIDIA driver on this machine: libcuda.so.1 cannot be loaded")]
-    NoDriver,
-    /// No kernel has this name.
-    #[error("there is no kernel {0:?} for this device")]
-    NoKernel(String),
-    /// What the driver says.
-    #[error("{doing}: {source}")]
-    Driver {
-        /// What was tried.
-        doing: &'static str,
-        /// The driver's error.
-        source: DriverError,
-    },
-}
-
-fn driver(doing: &'static str) -> impl FnOnce(DriverError) -> DeviceError {
-    move |source| DeviceError::Driver { doing, source }
-}
-
-impl Device {
+impl CudaDevice {
     /// The device of this number, counted from 0.
     ///
     /// # Errors
-    /// A machine without a driver or without that device, or whose driver cannot run our kernels.
-    pub fn new(ordinal: usize) -> Result<Self, DeviceError> {
-        if !has_driver() {
-            return Err(DeviceError::NoDriver);
-        }
-        let context = CudaContext::new(ordinal).map_err(driver("opening the device"))?;
+    /// A machine without a driver, cuBLAS, or that device; or whose driver cannot run our kernels.
+    pub fn open(ordinal: usize) -> Result<Gpu, DeviceError> {
+        check_libraries()?;
+        let context = CudaContext::new(ordinal).map_err(failed("opening the device"))?;
         let load = |image: &&[u8]| context.load_module(Ptx::from_binary(image.to_vec()));
         let modules: Result<Vec<_>, _> = IMAGES.iter().map(load).collect();
-        Ok(Self {
-            stream: context.new_stream().map_err(driver("making a stream"))?,
-            modules: modules.map_err(driver("loading our kernels"))?,
+        keep_freed_memory(&context).map_err(failed("setting up its memory"))?;
+        let card = Arc::new(Card {
+            name: context.name().map_err(failed("asking for its name"))?,
+            modules: modules.map_err(failed("loading our kernels"))?,
             functions: Mutex::default(),
+        });
+        Ok(Gpu {
+            compute: Arc::new(Self::stream(&card, &context)?),
+            copies: Arc::new(Self::stream(&card, &context)?),
         })
     }
 
-    /// Its name, as the driver has it.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn name(&self) -> Result<String, DeviceError> {
-        self.stream
-            .context()
-            .name()
-            .map_err(driver("asking for its name"))
+    fn stream(card: &Arc<Card>, context: &Arc<CudaContext>) -> Result<Self, DeviceError> {
+        let stream = context.new_stream().map_err(failed("making a stream"))?;
+        let blas = CudaBlas::new(Arc::clone(&stream)).map_err(failed("starting cuBLAS"))?;
+        Ok(Self {
+            card: Arc::clone(card),
+            stream,
+            blas: blas.into(),
+            staging: Pinned::zeros(context, STAGING_BYTES)
+                .map_err(failed("taking pinned memory"))?
+                .into(),
+        })
     }
 
-    /// So many zeros.
-    ///
-    /// # Errors
-    /// The driver's: no memory is left.
-    pub fn zeros(&self, bytes: usize) -> Result<DeviceBuffer, DeviceError> {
-        // The driver has no empty buffers.
-        let bytes = self.stream.alloc_zeros::<u8>(bytes.max(1));
-        let bytes = bytes.map_err(driver("taking device memory"))?;
-        let address = bytes.device_ptr(&self.stream).0;
-        Ok(DeviceBuffer { bytes, address })
+    /// Any thread may call; the driver wants each to name the device first.
+    fn bind(&self) -> Result<(), DeviceError> {
+        let context = self.stream.context();
+        context.bind_to_thread().map_err(failed("using the device"))
     }
 
-    /// Copies bytes into a buffer, from an offset on.
-    ///
-    /// # Errors
-    /// The driver's.
-    ///
-    /// # Panics
-    /// If they do not fit.
-    pub fn write(
-        &self,
-        buffer: &mut DeviceBuffer,
-        offset: usize,
-        bytes: &[u8],
-    ) -> Result<(), DeviceError> {
-        if bytes.is_empty() {
-            return Ok(());
+    fn function(&self, name: &str) -> Result<CudaFunction, DeviceError> {
+        let functions = self.card.functions.lock();
+        let mut functions = functions.unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(name) {
+            return Ok(function.clone());
         }
-        let mut part = buffer.bytes.slice_mut(offset..offset + bytes.len());
-        let copied = self.stream.memcpy_htod(bytes, &mut part);
-        copied.map_err(driver("copying to the device"))
+        let mut modules = self.card.modules.iter();
+        let found = modules.find_map(|module| module.load_function(name).ok());
+        let function = found.ok_or_else(|| DeviceError::NoKernel(name.to_owned()))?;
+        functions.insert(name.to_owned(), function.clone());
+        Ok(function)
+    }
+}
+
+impl fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CudaDevice({})", self.card.name)
+    }
+}
+
+// SAFETY of all calls below: the stream is the device's own and lives as long as it; lengths are those of the slices;
+// addresses in device memory are those of live buffers, which is what whoever asks vouches for, as with every device
+// pointer. What is freed is freed behind all work on its own stream; whoever uses it on the other has waited for that.
+impl Device for CudaDevice {
+    fn name(&self) -> String {
+        self.card.name.clone()
     }
 
-    /// The bytes of a part of a buffer, after all work before.
-    ///
-    /// # Errors
-    /// The driver's; also those of work before.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    pub fn read(
-        &self,
-        buffer: &DeviceBuffer,
-        offset: usize,
-        bytes: usize,
-    ) -> Result<Vec<u8>, DeviceError> {
-        if bytes == 0 {
-            return Ok(Vec::new());
+    fn memory_bytes(&self) -> Result<u64, DeviceError> {
+        self.bind()?;
+        let (_free, all) = driver::mem_get_info().map_err(failed("asking for its memory"))?;
+        Ok(all as u64)
+    }
+
+    #[allow(unsafe_code, reason = "see above")]
+    fn allocate(&self, bytes: usize) -> Result<Address, DeviceError> {
+        self.bind()?;
+        let address = unsafe { driver::malloc_async(self.stream.cu_stream(), bytes) };
+        address.map_err(|error| match error.0 {
+            CUDA_ERROR_OUT_OF_MEMORY => DeviceError::NoMemory { bytes },
+            _ => failed("taking device memory")(error),
+        })
+    }
+
+    #[allow(unsafe_code, reason = "see above")]
+    fn free(&self, address: Address) {
+        // A device that cannot free memory is lost; whoever uses it next is told.
+        let _ = self.bind();
+        let _ = unsafe { driver::free_async(address, self.stream.cu_stream()) };
+    }
+
+    #[allow(unsafe_code, reason = "see above")]
+    fn write(&self, to: Address, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.bind()?;
+        let copy = |to, bytes: &[u8]| {
+            let copied = unsafe { driver::memcpy_htod_async(to, bytes, self.stream.cu_stream()) };
+            copied.map_err(failed("copying to the device"))
+        };
+        if bytes.len() < STAGED_FROM {
+            // From memory that is not pinned: the driver has its own copy when this returns.
+            return copy(to, bytes);
         }
-        let part = buffer.bytes.slice(offset..offset + bytes);
-        let copied = self.stream.clone_dtoh(&part);
-        copied.map_err(driver("copying from the device"))
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, part) in bytes.chunks(STAGING_BYTES).enumerate() {
+            let staged = &mut staging.bytes()[..part.len()];
+            staged.copy_from_slice(part);
+            copy(to + (index * STAGING_BYTES) as u64, staged)?;
+            self.wait()?;
+        }
+        Ok(())
     }
 
-    /// Runs a kernel behind all work before. A grid without blocks is nothing to do.
-    ///
-    /// # Errors
-    /// An unknown kernel, or the driver's.
-    #[allow(unsafe_code, reason = "kernels are launched here and nowhere else")]
-    pub fn run(&self, launch: &Launch) -> Result<(), DeviceError> {
+    #[allow(unsafe_code, reason = "see above")]
+    fn read(&self, from: Address, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.bind()?;
+        let copy = |out: &mut [u8], from| {
+            let copied = unsafe { driver::memcpy_dtoh_async(out, from, self.stream.cu_stream()) };
+            copied.map_err(failed("copying from the device"))?;
+            self.wait()
+        };
+        if out.len() < STAGED_FROM {
+            return copy(out, from);
+        }
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, part) in out.chunks_mut(STAGING_BYTES).enumerate() {
+            let staged = &mut staging.bytes()[..part.len()];
+            copy(staged, from + (index * STAGING_BYTES) as u64)?;
+            part.copy_from_slice(staged);
+        }
+        Ok(())
+    }
+
+    #[allow(unsafe_code, reason = "see above")]
+    fn fill(&self, at: Address, bytes: usize, value: u8) -> Result<(), DeviceError> {
+        self.bind()?;
+        let filled = unsafe { driver::memset_d8_async(at, value, bytes, self.stream.cu_stream()) };
+        filled.map_err(failed("filling device memory"))
+    }
+
+    #[allow(unsafe_code, reason = "see above")]
+    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), DeviceError> {
+        self.bind()?;
+        let copied = unsafe { driver::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        copied.map_err(failed("copying within the device"))
+    }
+
+    #[allow(unsafe_code, reason = "see above")]
+    fn run(&self, launch: &Launch) -> Result<(), DeviceError> {
         let function = self.function(&launch.kernel)?;
         let [x, y, z] = launch.grid;
-        if x * y * z == 0 {
+        if x == 0 || y == 0 || z == 0 {
             // Nothing to do, which the driver takes for a mistake.
             return Ok(());
         }
@@ -155,47 +208,92 @@ impl Device {
         // Words, so that the struct is aligned as the kernel's own is.
         let words: Vec<u64> = launch.parameters.chunks(8).map(word).collect();
         let mut launched = self.stream.launch_builder(&function);
-        // The driver copies as many bytes from there as the kernel's one parameter has.
+        // The driver copies as many bytes from there as the kernel's one parameter has, which is as many as there are:
+        // the tests in tests/it run every launch, and a struct of another size is refused there.
         launched.arg(&words[0]);
-        // SAFETY: `launch.parameters` is the kernel's struct of parameters (the tests in tests/it run every launch, and
-        // a struct of another size is refused there); the addresses in it are those of live buffers, which is what
-        // whoever made the launch vouches for, as with every device pointer.
         let result = unsafe { launched.launch(shape) };
-        result.map(|_| ()).map_err(driver("launching a kernel"))
+        result.map(|_| ()).map_err(failed("launching a kernel"))
     }
 
-    /// Waits for all work.
-    ///
-    /// # Errors
-    /// What went wrong in it.
-    pub fn wait(&self) -> Result<(), DeviceError> {
+    #[allow(unsafe_code, reason = "see above")]
+    fn multiply(&self, product: &Product) -> Result<(), DeviceError> {
+        use cublas::sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        use cublas::sys::cublasGemmAlgo_t::CUBLAS_GEMM_DFALT;
+        use cublas::sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
+        use cublas::sys::cudaDataType_t::{CUDA_R_16BF, CUDA_R_16F, CUDA_R_32F};
+
+        let Product {
+            rows,
+            inputs,
+            outputs,
+            ..
+        } = *product;
+        if rows == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        let narrow = match product.compute {
+            Compute::F16 => CUDA_R_16F,
+            Compute::Bf16 => CUDA_R_16BF,
+        };
+        let out = match product.is_out_wide {
+            true => CUDA_R_32F,
+            false => narrow,
+        };
+        let (one, zero) = (1.0f32, 0.0f32);
+        let pointer = |address: Address| address as *mut c_void;
+        let blas = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
+        // cuBLAS counts along columns, so it sees each of our matrices transposed: outᵀ = w xᵀ.
+        let multiplied = unsafe {
+            cublas::result::gemm_ex(
+                *blas.handle(),
+                CUBLAS_OP_T,
+                CUBLAS_OP_N,
+                outputs as i32,
+                rows as i32,
+                inputs as i32,
+                (&raw const one).cast(),
+                pointer(product.weight),
+                narrow,
+                inputs as i32,
+                pointer(product.x),
+                narrow,
+                inputs as i32,
+                (&raw const zero).cast(),
+                pointer(product.out),
+                out,
+                outputs as i32,
+                CUBLAS_COMPUTE_32F,
+                CUBLAS_GEMM_DFALT,
+            )
+        };
+        multiplied.map_err(failed("multiplying"))
+    }
+
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        let event = self.stream.record_event(None);
+        Ok(Mark(Arc::new(event.map_err(failed("marking a stream"))?)))
+    }
+
+    fn wait_for(&self, mark: &Mark) -> Result<(), DeviceError> {
+        let event = mark.0.downcast_ref::<CudaEvent>();
+        let event = event.expect("marks of one GPU are not given to another kind");
+        self.stream
+            .wait(event)
+            .map_err(failed("waiting for a stream"))
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
         self.stream
             .synchronize()
-            .map_err(driver("waiting for the device"))
-    }
-
-    fn function(&self, name: &str) -> Result<CudaFunction, DeviceError> {
-        let mut functions = self
-            .functions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(name) {
-            return Ok(function.clone());
-        }
-        let found = self
-            .modules
-            .iter()
-            .find_map(|module| module.load_function(name).ok());
-        let function = found.ok_or_else(|| DeviceError::NoKernel(name.to_owned()))?;
-        functions.insert(name.to_owned(), function.clone());
-        Ok(function)
+            .map_err(failed("waiting for the device"))
     }
 }
 
-impl DeviceBuffer {
-    /// Where it begins in the device's memory.
-    pub fn address(&self) -> Address {
-        self.address
+fn failed<E: fmt::Display>(doing: &'static str) -> impl FnOnce(E) -> DeviceError {
+    move |error| DeviceError::Failed {
+        doing,
+        reason: error.to_string(),
     }
 }
 
@@ -205,9 +303,42 @@ fn word(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// Whether libcuda can be loaded: cudarc panics where it cannot.
+/// What is freed is kept for what is taken next: a step takes and frees the same buffers as the one before it.
+#[allow(unsafe_code, reason = "cudarc has no safe form of these two")]
+fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
+    use cudarc::driver::sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    use cudarc::driver::sys::{cuDeviceGetDefaultMemPool, cuMemPoolSetAttribute};
+
+    let (mut pool, mut most) = (std::ptr::null_mut(), u64::MAX);
+    // SAFETY: both pointers are to locals of the types that the driver writes and reads.
+    unsafe {
+        cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()).result()?;
+        let most = (&raw mut most).cast();
+        cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, most).result()
+    }
+}
+
+/// cudarc panics where a library cannot be loaded.
 #[allow(unsafe_code, reason = "loading a library runs its code")]
-fn has_driver() -> bool {
-    // SAFETY: what is loaded is the driver's own library, as every program that uses a GPU does.
-    unsafe { cudarc::driver::sys::is_culib_present() }
+fn check_libraries() -> Result<(), DeviceError> {
+    // SAFETY: what is loaded are the driver's and CUDA's own libraries, as in every program that uses a GPU.
+    let (has_driver, has_blas) = unsafe {
+        (
+            cudarc::driver::sys::is_culib_present(),
+            cublas::sys::is_culib_present(),
+        )
+    };
+    if !has_driver {
+        return Err(DeviceError::NoLibrary {
+            library: "libcuda.so.1",
+            needs: "this machine has no NVIDIA driver",
+        });
+    }
+    if !has_blas {
+        return Err(DeviceError::NoLibrary {
+            library: "libcublas.so.13",
+            needs: "install CUDA 13's cuBLAS, or name its folder in LD_LIBRARY_PATH",
+        });
+    }
+    Ok(())
 }
