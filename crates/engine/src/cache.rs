@@ -6,6 +6,7 @@ use half::f16;
 use lava_kernels::{HeadRows, mean_key, pack_rows, store};
 use lava_kv::CacheShape;
 
+use crate::device::DeviceCache;
 use crate::pool::Reservation;
 use crate::table::{Area, PageTable};
 
@@ -15,10 +16,12 @@ use crate::table::{Area, PageTable};
 pub struct RaggedCache {
     shape: CacheShape,
     /// `[L * Hkv]`.
-    tables: Vec<PageTable>,
-    reservation: Reservation,
+    pub(crate) tables: Vec<PageTable>,
+    pub(crate) reservation: Reservation,
     /// Position of the next token: the prompt's true length plus what was appended since.
     next_position: usize,
+    /// What there is of it on a GPU besides its pages, if it is on one.
+    pub(crate) on_device: DeviceCache,
 }
 
 /// A point in the life of a cache, to go back to.
@@ -43,6 +46,7 @@ impl RaggedCache {
             next_position: shape.tokens,
             shape,
             reservation,
+            on_device: DeviceCache::default(),
         }
     }
 
@@ -90,7 +94,7 @@ impl RaggedCache {
     }
 
     /// The area of a table's row, by its place among those that prefill leaves, and its place in there.
-    fn place(&self, row: usize) -> (bool, usize) {
+    pub(crate) fn place(&self, row: usize) -> (bool, usize) {
         match row.checked_sub(self.shape.wide_rows) {
             Some(row) => (true, row),
             None => (false, row),
@@ -136,7 +140,7 @@ impl RaggedCache {
     ///
     /// # Panics
     /// If it has another length; whoever sets it has checked that.
-    pub fn set_mean(&mut self, layer: usize, head: usize, bytes: &[u8]) {
+    pub(crate) fn set_mean(&mut self, layer: usize, head: usize, bytes: &[u8]) {
         let mean = bytes
             .chunks_exact(2)
             .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
@@ -146,7 +150,7 @@ impl RaggedCache {
     }
 
     /// Appends the mean keys of a layer's heads to `out`, as [`set_mean`](Self::set_mean) reads them.
-    pub fn copy_means(&self, layer: usize, out: &mut Vec<u8>) {
+    pub(crate) fn copy_means(&self, layer: usize, out: &mut Vec<u8>) {
         for table in self.layer(layer) {
             let halves = table.mean_key.iter().map(|&x| f16::from_f32(x));
             out.extend(halves.flat_map(f16::to_le_bytes));
@@ -159,7 +163,7 @@ impl RaggedCache {
     /// # Panics
     /// If the two differ in length or are not whole rows, or the reservation is used up: whoever
     /// appends has checked both.
-    pub fn append_rows(&mut self, layer: usize, head: usize, keys: &[u8], values: &[u8]) {
+    pub(crate) fn append_rows(&mut self, layer: usize, head: usize, keys: &[u8], values: &[u8]) {
         let index = layer * self.shape.kv_heads + head;
         let (packed, _) = self.place(self.tables[index].rows());
         let table = &mut self.tables[index];
@@ -175,7 +179,13 @@ impl RaggedCache {
     ///
     /// # Panics
     /// If the head has fewer entries.
-    pub fn copy_rows(&self, layer: usize, head: usize, rows: Range<usize>, out: &mut Vec<u8>) {
+    pub(crate) fn copy_rows(
+        &self,
+        layer: usize,
+        head: usize,
+        rows: Range<usize>,
+        out: &mut Vec<u8>,
+    ) {
         let table = self.table(layer, head);
         for (_, rows) in self.shape.split(rows) {
             let (packed, start) = self.place(rows.start);
@@ -214,6 +224,7 @@ impl RaggedCache {
             table.packed.truncate(&mut self.reservation, packed);
         }
         self.next_position = mark.next_position;
+        self.on_device.forget_pages();
     }
 
     /// A token was appended to every layer and head.

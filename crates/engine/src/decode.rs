@@ -5,7 +5,8 @@ use lava_kernels::{DecodeHead, decode_attention};
 
 use crate::cache::RaggedCache;
 use crate::error::EngineError;
-use crate::model::{Model, Projected};
+use crate::host::{HostModel, Projected};
+use crate::model::{Model, Place};
 use crate::ops;
 
 /// A sequence's turn in a step.
@@ -22,7 +23,8 @@ impl Model {
     /// per turn. Matrix products run over the whole batch, attention over each head's own rows.
     ///
     /// # Errors
-    /// A token id outside the vocabulary; nothing was appended then.
+    /// A token id outside the vocabulary, or a GPU without memory for the step; nothing was appended then. A GPU that
+    /// failed; it is of no more use then.
     ///
     /// # Panics
     /// If a cache's reservation is used up: it was made for fewer appended tokens.
@@ -35,14 +37,15 @@ impl Model {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        lava_kernels::in_pool(|| self.step_all(batch, &tokens))
+        match &self.place {
+            Place::Host(model) => lava_kernels::in_pool(|| model.step(batch, &tokens)),
+            Place::Device(model) => model.step(batch, &tokens),
+        }
     }
+}
 
-    fn step_all(
-        &self,
-        batch: &mut [Turn<'_>],
-        tokens: &[u32],
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+impl HostModel {
+    fn step(&self, batch: &mut [Turn<'_>], tokens: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {
         let positions: Vec<usize> = batch
             .iter()
             .map(|turn| turn.cache.next_position())

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use lava_kernels::cuda::DeviceError;
+
 /// A model that cannot be loaded. Each variant names the file and what would be right.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -104,6 +106,27 @@ pub enum LoadError {
         /// The readable ones.
         expected: &'static str,
     },
+    /// No kernel is made for the model's shape.
+    #[error("no GPU kernel is made for a model whose {what} is {found}, expected {expected}")]
+    NotOnDevice {
+        /// Name of the size.
+        what: &'static str,
+        /// The model's.
+        found: usize,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// This program knows no GPUs.
+    #[error(
+        "the GPU cuda:{number} was asked for, and this program is built without CUDA: build it with the feature `cuda`"
+    )]
+    WithoutCuda {
+        /// Of the GPU.
+        number: usize,
+    },
+    /// The GPU could not take it.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The tensor library refused.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -189,7 +212,40 @@ pub enum EngineError {
     /// The model produced a value that is not a number: broken weights.
     #[error("the model's logits hold no finite value; its weights are broken")]
     NoFiniteLogit,
+    /// GPUs hold rows of 16 bits and less.
+    #[error("rows of f32 are for CPUs; this model runs on a GPU")]
+    WideRowsOnDevice,
+    /// A GPU has no room for the pages of its caches.
+    #[error(
+        "no room for {pages} cache pages of {page_bytes} bytes on the GPU beside the model's weights"
+    )]
+    NoDevicePages {
+        /// How many.
+        pages: usize,
+        /// Of one.
+        page_bytes: usize,
+    },
+    /// A GPU has too little memory for what is computed, beside weights and caches.
+    #[error(
+        "the GPU has no {bytes} bytes left for activations; fewer cache pages, or smaller blocks of tokens, leave more"
+    )]
+    NoDeviceMemory {
+        /// That were asked for.
+        bytes: usize,
+    },
+    /// The GPU failed; it is of no more use.
+    #[error("the GPU failed: {0}")]
+    Device(DeviceError),
     /// The tensor library refused.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl From<DeviceError> for EngineError {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::NoMemory { bytes } => Self::NoDeviceMemory { bytes },
+            error => Self::Device(error),
+        }
+    }
 }

@@ -4,34 +4,34 @@ use lava_kernels::Matrix;
 use lava_kv::WIRE_VERSION;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::linear::Linear;
-use crate::model::Model;
+use crate::config::ModelConfig;
 
 /// Bytes at each end of a stored matrix that are hashed.
 const SAMPLE_BYTES: usize = 4096;
 
-impl Model {
-    /// XXH3 (128 bits) of what two workers must have in common so that one can decode the other's cache:
-    /// the configuration, both ends of every weight matrix as the engine holds it (so RoPE's row order
-    /// and quantisation are in it, the file's format is not) and the wire version.
-    ///
-    pub fn fingerprint(&self) -> [u8; 16] {
-        let mut hasher = Xxh3::new();
-        hasher.update(format!("{WIRE_VERSION} {:?}", self.config()).as_bytes());
-        let layers = self.layers().iter().flat_map(|layer| layer.linears());
-        let matrices = [self.embedding()].into_iter().chain(self.output());
-        for matrix in matrices.chain(layers.map(Linear::matrix)) {
-            sample(matrix, &mut hasher);
-        }
-        hasher.digest128().to_le_bytes()
-    }
-}
+/// XXH3 (128 bits) of what two workers must have in common so that one can decode the other's cache: the
+/// configuration, both ends of every weight matrix as the CPU holds it (so RoPE's row order and quantisation are in it;
+/// the file's format is not, nor is where the model runs) and the wire version.
+pub(crate) struct Fingerprint(Xxh3);
 
-fn sample(matrix: &Matrix, hasher: &mut Xxh3) {
-    hasher.update(format!("{matrix:?}").as_bytes());
-    let (first, last) = ends(matrix.bytes());
-    hasher.update(first);
-    hasher.update(last);
+impl Fingerprint {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
+        let mut hasher = Xxh3::new();
+        hasher.update(format!("{WIRE_VERSION} {config:?}").as_bytes());
+        Self(hasher)
+    }
+
+    /// Counts one more matrix.
+    pub(crate) fn add(&mut self, matrix: &Matrix) {
+        self.0.update(format!("{matrix:?}").as_bytes());
+        let (first, last) = ends(matrix.bytes());
+        self.0.update(first);
+        self.0.update(last);
+    }
+
+    pub(crate) fn finish(&self) -> [u8; 16] {
+        self.0.digest128().to_le_bytes()
+    }
 }
 
 fn ends(bytes: &[u8]) -> (&[u8], &[u8]) {

@@ -20,7 +20,7 @@ pub(crate) struct Keeping<'a> {
     pub(crate) request: &'a PrefillRequest<'a>,
     pub(crate) cascade: Cascade,
     pub(crate) cache: RaggedCache,
-    stats: PrefillStats,
+    pub(crate) stats: PrefillStats,
 }
 
 impl<'a> Keeping<'a> {
@@ -65,11 +65,26 @@ impl<'a> Keeping<'a> {
             false => observer.scores(self)?,
         };
         self.cascade.push_layer(scores)?;
-        truncate_earlier(&mut self.cache, &self.cascade, index);
+        self.truncate_earlier(index);
         gather(&mut self.cache, &self.cascade, index, observer.full())?;
+        self.count(began);
+        Ok(())
+    }
+
+    /// A layer's work on scores and kept rows began then, and is done.
+    pub(crate) fn count(&mut self, began: Instant) {
         self.stats.pages_peak = self.stats.pages_peak.max(self.cache.pages());
         self.stats.scoring += began.elapsed();
-        Ok(())
+    }
+
+    /// Frees what the cascade no longer keeps of the layers before `layer`.
+    pub(crate) fn truncate_earlier(&mut self, layer: usize) {
+        let window = self.cascade.window_rows();
+        for earlier in 0..layer {
+            for (head, kept) in self.cascade.kept(earlier).iter().enumerate() {
+                self.cache.truncate(earlier, head, window + kept);
+            }
+        }
     }
 
     /// The end of the pass: `stats` has what all requests of a prompt share.
@@ -83,15 +98,6 @@ impl<'a> Keeping<'a> {
             },
             cache: self.cache,
             cascade: self.cascade,
-        }
-    }
-}
-
-/// Frees what the cascade no longer keeps of the layers before `layer`.
-fn truncate_earlier(cache: &mut RaggedCache, cascade: &Cascade, layer: usize) {
-    for earlier in 0..layer {
-        for (head, kept) in cascade.kept(earlier).iter().enumerate() {
-            cache.truncate(earlier, head, cascade.window_rows() + kept);
         }
     }
 }

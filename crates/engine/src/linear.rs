@@ -22,6 +22,10 @@ impl Linear {
         &self.weight
     }
 
+    pub(crate) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
     /// `[rows, in]` to `[rows, out]`, f32.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [y] = Self::forward_each([self], x)?;

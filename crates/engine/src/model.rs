@@ -1,71 +1,62 @@
-//! The decoder: one model for every supported family.
+//! A model for every supported family, on the CPU or on a GPU.
 
-use std::ops::Range;
-use std::sync::OnceLock;
-
-use candle_core::{Device, Result, Tensor};
-use lava_kernels::Matrix;
+use lava_kernels::cuda::{Compute, Gpu};
 
 use crate::config::ModelConfig;
-use crate::error::LoadError;
+use crate::device::DeviceModel;
+use crate::error::{EngineError, LoadError};
+use crate::fingerprint::Fingerprint;
+use crate::host::{Ends, HostModel, Layer};
 use crate::linear::Linear;
-use crate::ops;
-use crate::rope::Rope;
+use crate::pool::PagePool;
 use crate::source::ModelFiles;
 use crate::weights::{WeightFormat, Weights};
 
 /// A loaded model. It is immutable: prefill and decode borrow it.
 #[derive(Debug)]
 pub struct Model {
-    config: ModelConfig,
-    embedding: Matrix,
-    layers: Vec<Layer>,
-    norm: Vec<f32>,
-    /// `None`: the embedding serves.
-    output: Option<Matrix>,
-    rope: Rope,
+    fingerprint: [u8; 16],
+    pub(crate) place: Place,
 }
 
+/// Where a model runs.
 #[derive(Debug)]
-pub(crate) struct Layer {
-    attention_norm: Vec<f32>,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    query_norm: Option<Vec<f32>>,
-    key_norm: Option<Vec<f32>>,
-    mlp_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    epsilon: f32,
-    head_dim: usize,
-    query_heads: usize,
-    output_grams: OnceLock<Vec<f32>>,
+pub(crate) enum Place {
+    Host(HostModel),
+    Device(DeviceModel),
 }
 
-/// Queries `[T, Hq, D]`, keys and values `[T, Hkv, D]` of some tokens, after RoPE.
-pub(crate) struct Projected {
-    pub(crate) query: Tensor,
-    pub(crate) key: Tensor,
-    pub(crate) value: Tensor,
+/// A GPU, and how a model runs on it.
+#[derive(Clone, Debug)]
+pub struct OnDevice {
+    /// The GPU.
+    pub gpu: Gpu,
+    /// What products and attention read and write; weights are held so.
+    pub compute: Compute,
+    /// Tokens of a prompt that pass a layer together, which is what bounds activations.
+    pub block_tokens: usize,
 }
 
-impl Projected {
-    /// Those of some of the tokens.
-    pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Self> {
-        let part = |x: &Tensor| x.narrow(0, rows.start, rows.len());
+impl OnDevice {
+    /// A GPU of NVIDIA's by its number, counted from 0.
+    ///
+    /// # Errors
+    /// This program is built without CUDA; or the machine has no driver, no cuBLAS, or no such GPU.
+    pub fn cuda(number: usize, compute: Compute, block_tokens: usize) -> Result<Self, LoadError> {
+        #[cfg(feature = "cuda")]
+        let gpu = lava_kernels::cuda::CudaDevice::open(number);
+        #[cfg(not(feature = "cuda"))]
+        let gpu = Err(LoadError::WithoutCuda { number });
         Ok(Self {
-            query: part(&self.query)?,
-            key: part(&self.key)?,
-            value: part(&self.value)?,
+            gpu: gpu?,
+            compute,
+            block_tokens,
         })
     }
 }
 
 impl Model {
-    /// Loads a model. `progress(done, total)` is called after each layer.
+    /// Loads a model to run on the CPU. `progress(done, total)` is called after each layer.
     ///
     /// # Errors
     /// The files are broken, incomplete, contradict each other, or hold a model of another kind; the
@@ -74,185 +65,100 @@ impl Model {
         files: &ModelFiles,
         format: WeightFormat,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> std::result::Result<Self, LoadError> {
-        let (weights, config) = Weights::open(files)?;
-        let table = (config.vocabulary, config.hidden);
-        let embedding = weights.matrix("model.embed_tokens.weight", table, format)?;
+    ) -> Result<Self, LoadError> {
         let mut layers = Vec::new();
-        for index in 0..config.layers {
-            layers.push(Layer::load(&weights, &config, index, format)?);
-            progress(index + 1, config.layers);
-        }
-        let output = match config.tied_embeddings {
-            true => None,
-            false => Some(weights.matrix("lm_head.weight", table, format)?),
+        let mut take = |_: &ModelConfig, layer: Layer| {
+            layers.push(layer);
+            Ok(())
         };
-        Ok(Self {
-            embedding,
-            layers,
-            norm: weights.vector("model.norm.weight", config.hidden, format)?,
-            output,
-            rope: Rope::new(&config),
-            config,
-        })
+        let (config, ends, fingerprint) = read(files, format, &mut take, progress)?;
+        let place = Place::Host(HostModel::new(config, ends, layers));
+        Ok(Self { fingerprint, place })
+    }
+
+    /// Loads a model to run on a GPU: weights are read as `format` says and then held in 16 bits.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load); a shape that no kernel is made for, or too little memory.
+    pub fn load_on(
+        on: OnDevice,
+        files: &ModelFiles,
+        format: WeightFormat,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, LoadError> {
+        let mut layers = Vec::new();
+        let mut take = |config: &ModelConfig, layer: Layer| {
+            layers.push(on.upload(config, &layer)?);
+            Ok(())
+        };
+        let (config, ends, fingerprint) = read(files, format, &mut take, progress)?;
+        let place = Place::Device(DeviceModel::new(on, config, &ends, layers)?);
+        Ok(Self { fingerprint, place })
     }
 
     /// Shape of the model.
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        match &self.place {
+            Place::Host(model) => model.config(),
+            Place::Device(model) => model.config(),
+        }
     }
 
     /// Bytes of the weight matrices as they are held.
     pub fn weight_bytes(&self) -> usize {
-        let ends = [Some(&self.embedding), self.output()];
-        let layers = self.layers.iter().flat_map(Layer::linears);
-        let matrices = ends.into_iter().flatten().chain(layers.map(Linear::matrix));
-        matrices.map(|matrix| matrix.bytes().len()).sum()
-    }
-
-    pub(crate) fn embedding(&self) -> &Matrix {
-        &self.embedding
-    }
-
-    pub(crate) fn output(&self) -> Option<&Matrix> {
-        self.output.as_ref()
-    }
-
-    pub(crate) fn layers(&self) -> &[Layer] {
-        &self.layers
-    }
-
-    /// `[tokens, hidden]`.
-    pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        let width = self.embedding.cols();
-        let mut rows = vec![0.0; tokens.len() * width];
-        for (row, &token) in rows.chunks_exact_mut(width).zip(tokens) {
-            self.embedding.read_row(token as usize, row);
+        match &self.place {
+            Place::Host(model) => model.weight_bytes(),
+            Place::Device(model) => model.weight_bytes(),
         }
-        Tensor::from_vec(rows, (tokens.len(), width), &Device::Cpu)
     }
 
-    /// Cosines and sines of `positions`, `[2, positions, D/2]`.
-    pub(crate) fn angles(&self, positions: &[usize]) -> Result<Tensor> {
-        let (mut angles, sin) = self.rope.angles(positions.iter().copied());
-        angles.extend(sin);
-        let shape = (2, positions.len(), self.config.head_dim / 2);
-        Tensor::from_vec(angles, shape, &Device::Cpu)
+    /// Equal for two models of which one can decode what the other has prefilled: the same configuration and weights,
+    /// in one format, wherever they run.
+    pub fn fingerprint(&self) -> [u8; 16] {
+        self.fingerprint
     }
 
-    /// Next-token logits: `[rows, hidden]` to `[rows, V]`.
-    pub(crate) fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        let x = ops::rms_norm(x, &self.norm, self.config.rms_epsilon)?;
-        let matrix = self.output().unwrap_or(&self.embedding);
-        let logits = ops::with_values(&x, |x| lava_kernels::product(x, matrix))?;
-        Tensor::from_vec(logits, (x.dims2()?.0, matrix.rows()), &Device::Cpu)
+    /// The memory of the GPU that it runs on, in bytes; none if it runs on the CPU.
+    ///
+    /// # Errors
+    /// The GPU's.
+    pub fn device_bytes(&self) -> Result<Option<u64>, EngineError> {
+        match &self.place {
+            Place::Host(_) => Ok(None),
+            Place::Device(model) => Ok(Some(model.device().memory_bytes()?)),
+        }
+    }
+
+    /// So many pages for its caches, where it runs.
+    ///
+    /// # Errors
+    /// A GPU has too little memory for them.
+    pub fn pool(&self, pages: usize) -> Result<PagePool, EngineError> {
+        let page_bytes = self.config().page_bytes();
+        match &self.place {
+            Place::Host(_) => Ok(PagePool::new(page_bytes, pages)),
+            Place::Device(model) => PagePool::on(model.gpu(), page_bytes, pages),
+        }
     }
 }
 
-impl Layer {
-    fn load(
-        weights: &Weights,
-        config: &ModelConfig,
-        index: usize,
-        format: WeightFormat,
-    ) -> std::result::Result<Self, LoadError> {
-        let c = config;
-        let name = |part: &str| format!("model.layers.{index}.{part}");
-        let vector = |part: &str, len| weights.vector(&name(part), len, format);
-        let linear = |part: &str, rows, cols, biased| {
-            weights.linear(&name(part), (rows, cols), biased, format)
-        };
-        let rotary = |part: &str, heads| {
-            let heads = (heads, c.head_dim);
-            weights.rotary_linear(&name(part), heads, c.hidden, c.qkv_bias, format)
-        };
-        let head_norm = |part: &str| match c.qk_norm {
-            true => vector(part, c.head_dim).map(Some),
-            false => Ok(None),
-        };
-        Ok(Self {
-            attention_norm: vector("input_layernorm.weight", c.hidden)?,
-            query: rotary("self_attn.q_proj", c.q_heads)?,
-            key: rotary("self_attn.k_proj", c.kv_heads)?,
-            value: linear(
-                "self_attn.v_proj",
-                c.kv_heads * c.head_dim,
-                c.hidden,
-                c.qkv_bias,
-            )?,
-            output: linear("self_attn.o_proj", c.hidden, c.q_heads * c.head_dim, false)?,
-            query_norm: head_norm("self_attn.q_norm.weight")?,
-            key_norm: head_norm("self_attn.k_norm.weight")?,
-            mlp_norm: vector("post_attention_layernorm.weight", c.hidden)?,
-            gate: linear("mlp.gate_proj", c.intermediate, c.hidden, false)?,
-            up: linear("mlp.up_proj", c.intermediate, c.hidden, false)?,
-            down: linear("mlp.down_proj", c.hidden, c.intermediate, false)?,
-            epsilon: c.rms_epsilon,
-            head_dim: c.head_dim,
-            query_heads: c.q_heads,
-            output_grams: OnceLock::new(),
-        })
+/// Reads a model; `take` gets its layers one by one.
+fn read(
+    files: &ModelFiles,
+    format: WeightFormat,
+    take: &mut dyn FnMut(&ModelConfig, Layer) -> Result<(), LoadError>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<(ModelConfig, Ends, [u8; 16]), LoadError> {
+    let (weights, config) = Weights::open(files)?;
+    let mut fingerprint = Fingerprint::new(&config);
+    let ends = Ends::load(&weights, &config, format)?;
+    ends.matrices().for_each(|matrix| fingerprint.add(matrix));
+    for index in 0..config.layers {
+        let layer = Layer::load(&weights, &config, index, format)?;
+        let matrices = layer.linears().map(Linear::matrix);
+        matrices.for_each(|matrix| fingerprint.add(matrix));
+        take(&config, layer)?;
+        progress(index + 1, config.layers);
     }
-
-    /// Hq.
-    pub(crate) fn query_heads(&self) -> usize {
-        self.query_heads
-    }
-
-    /// The Gram matrices of the output projection, `[Hq, D, D]`, computed when they are first needed; see
-    /// [`lava_kernels::output_grams`].
-    pub(crate) fn output_grams(&self) -> &[f32] {
-        if let Some(grams) = self.output_grams.get() {
-            return grams;
-        }
-        let weight = self.output.matrix().widen();
-        let grams = lava_kernels::output_grams(&weight, self.query_heads, self.head_dim);
-        self.output_grams.get_or_init(|| grams)
-    }
-
-    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        let attention = [&self.query, &self.key, &self.value, &self.output];
-        let mlp = [&self.gate, &self.up, &self.down];
-        attention.into_iter().chain(mlp)
-    }
-
-    /// Queries, keys and values of `x` `[T, hidden]` at the positions of `angles`.
-    pub(crate) fn project(&self, x: &Tensor, angles: &Tensor) -> Result<Projected> {
-        let x = ops::rms_norm(x, &self.attention_norm, self.epsilon)?;
-        let linears = [&self.query, &self.key, &self.value];
-        let [query, key, value] = Linear::forward_each(linears, &x)?;
-        let query = self.heads(&query, self.query_norm.as_deref())?;
-        let key = self.heads(&key, self.key_norm.as_deref())?;
-        Ok(Projected {
-            query: ops::rotate(&query, angles)?,
-            key: ops::rotate(&key, angles)?,
-            value: self.heads(&value, None)?,
-        })
-    }
-
-    /// `[T, heads * D]` as `[T, heads, D]`, each head normalised if the family does so.
-    fn heads(&self, x: &Tensor, norm: Option<&[f32]>) -> Result<Tensor> {
-        let (t, width) = x.dims2()?;
-        let x = x.reshape((t, width / self.head_dim, self.head_dim))?;
-        match norm {
-            Some(norm) => ops::rms_norm(&x, norm, self.epsilon),
-            None => Ok(x),
-        }
-    }
-
-    /// The residual stream after attention and MLP. `x` is `[T, hidden]`, `attended` `[T, Hq, D]`.
-    pub(crate) fn finish(&self, x: &Tensor, attended: Tensor) -> Result<Tensor> {
-        let x = ops::add(x, &self.output.forward(&attended.flatten_from(1)?)?)?;
-        drop(attended);
-        let y = self.gated(&x)?;
-        ops::add(&x, &self.down.forward(&y)?)
-    }
-
-    /// The inside of the MLP, `[T, hidden]` to `[T, intermediate]`.
-    fn gated(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::rms_norm(x, &self.mlp_norm, self.epsilon)?;
-        let [gate, up] = Linear::forward_each([&self.gate, &self.up], &y)?;
-        drop(y);
-        ops::silu_product(&gate, &up)
-    }
+    Ok((config, ends, fingerprint.finish()))
 }

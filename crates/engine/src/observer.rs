@@ -8,7 +8,6 @@ use lava_kernels::{Observed, Wanted, value_norms, value_output_norms};
 use crate::error::EngineError;
 use crate::full_kv::FullKv;
 use crate::keeping::Keeping;
-use crate::model::Layer;
 use crate::ops;
 
 /// The queries of the last tokens, collected over blocks.
@@ -49,7 +48,8 @@ impl LastQueries {
 
 /// One finished layer, and what was found out about it so far.
 pub(crate) struct Observer<'a> {
-    layer: &'a Layer,
+    query_heads: usize,
+    output_grams: &'a dyn Fn() -> &'a [f32],
     full: &'a FullKv<'a>,
     queries: LastQueries,
     views: Vec<View>,
@@ -68,9 +68,16 @@ struct View {
 }
 
 impl<'a> Observer<'a> {
-    pub(crate) fn new(layer: &'a Layer, full: &'a FullKv<'a>, queries: LastQueries) -> Self {
+    /// `output_grams` are those of the layer's output projection, `[Hq, D, D]`.
+    pub(crate) fn new(
+        query_heads: usize,
+        output_grams: &'a dyn Fn() -> &'a [f32],
+        full: &'a FullKv<'a>,
+        queries: LastQueries,
+    ) -> Self {
         Self {
-            layer,
+            query_heads,
+            output_grams,
             full,
             queries,
             views: Vec::new(),
@@ -121,7 +128,7 @@ impl<'a> Observer<'a> {
         let seen = self.view(rows, columns).observed.take();
         let seen = seen.expect("it was observed above");
         let observation = Observation {
-            query_heads: self.layer.query_heads(),
+            query_heads: self.query_heads,
             kv_heads,
             mean: &seen.mean,
             variance: &seen.variance,
@@ -176,7 +183,7 @@ impl<'a> Observer<'a> {
     fn take_value_outputs(&mut self, rows: usize) -> CandleResult<()> {
         if self.value_outputs.iter().all(|(known, _)| *known != rows) {
             let (_n, kv_heads, d) = self.full.value().dims3()?;
-            let grams = self.layer.output_grams();
+            let grams = (self.output_grams)();
             let norms = ops::with_values(self.full.value(), |v| {
                 value_output_norms(v, grams, rows, kv_heads, d)
             })?;

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use candle_core::{Result as CandleResult, Tensor};
 
+use crate::config::ModelConfig;
 use crate::error::EngineError;
 use crate::full_kv::{FullKv, FullKvCount};
+use crate::host::{HostModel, Layer, Projected};
 use crate::keeping::Keeping;
-use crate::model::{Layer, Model, Projected};
 use crate::observer::{LastQueries, Observer};
 use crate::ops;
 use crate::prefill::{BLOCK_TOKENS, LayerDone, PrefillStats, Prefilled};
@@ -16,8 +17,8 @@ use crate::prefix::{Growing, PrefixCache, Reused};
 
 /// One prompt, and what requests keep of it.
 pub(crate) struct Pass<'a> {
-    tokens: &'a [u32],
-    keepings: Vec<Keeping<'a>>,
+    pub(crate) tokens: &'a [u32],
+    pub(crate) keepings: Vec<Keeping<'a>>,
     /// Blocks at the front whose keys and values are there.
     reused: Reused,
     /// Those of the other whole blocks, for later prompts.
@@ -27,7 +28,7 @@ pub(crate) struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     pub(crate) fn new(
-        model: &Model,
+        config: &ModelConfig,
         tokens: &'a [u32],
         keepings: Vec<Keeping<'a>>,
         prefixes: Option<&'a PrefixCache>,
@@ -39,7 +40,7 @@ impl<'a> Pass<'a> {
             Some(prefixes) => prefixes.find(&tokens[..tokens.len() - own]),
             None => Reused::default(),
         };
-        let growing = prefixes.map(|prefixes| prefixes.grow(model.config(), tokens, &reused));
+        let growing = prefixes.map(|prefixes| prefixes.grow(config, tokens, &reused));
         Ok(Self {
             tokens,
             keepings,
@@ -54,7 +55,8 @@ impl<'a> Pass<'a> {
         self.reused.tokens()..self.tokens.len()
     }
 
-    fn observing_rows(&self) -> usize {
+    /// Queries at the end of the prompt that scores need.
+    pub(crate) fn observing_rows(&self) -> usize {
         let rows = self.keepings.iter().map(Keeping::observing_rows);
         rows.max().unwrap_or(0)
     }
@@ -65,7 +67,7 @@ pub(crate) type AfterLayer<'a> = dyn FnMut(usize, LayerDone<'_>) -> ControlFlow<
 
 /// Runs prompts through all layers. `after_layer` gets the index of a pass and sees its first request.
 pub(crate) fn run(
-    model: &Model,
+    model: &HostModel,
     mut passes: Vec<Pass<'_>>,
     after_layer: &mut AfterLayer<'_>,
 ) -> Vec<Result<Vec<Prefilled>, EngineError>> {
@@ -105,7 +107,7 @@ pub(crate) fn run(
 
 /// The logits of each pass's last token, or nothing where a pass has ended.
 fn layers(
-    model: &Model,
+    model: &HostModel,
     passes: &mut [Pass<'_>],
     counts: &[FullKvCount],
     after_layer: &mut AfterLayer<'_>,
@@ -177,7 +179,8 @@ fn end_layer(
     pass: &mut Pass<'_>,
     state: State<'_>,
 ) -> Result<(), EngineError> {
-    let mut observer = Observer::new(layer, &state.full, state.queries);
+    let grams = || layer.output_grams();
+    let mut observer = Observer::new(layer.query_heads(), &grams, &state.full, state.queries);
     for keeping in &pass.keepings {
         observer.expect(keeping);
     }
@@ -206,7 +209,7 @@ struct Segment {
 
 /// The tokens of all passes in blocks of at most [`BLOCK_TOKENS`]; those of a pass in their order. A block of a
 /// prompt begins at a multiple of that, and is never split, so that it is the same whatever else runs.
-fn blocks(model: &Model, passes: &[Pass<'_>]) -> CandleResult<Vec<Block>> {
+fn blocks(model: &HostModel, passes: &[Pass<'_>]) -> CandleResult<Vec<Block>> {
     let mut plan: Vec<Vec<Segment>> = Vec::new();
     for (index, pass) in passes.iter().enumerate() {
         let own = pass.own();

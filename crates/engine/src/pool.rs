@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lava_kernels::cuda::{Buffer, DeviceError, Gpu};
+
 use crate::error::EngineError;
 
 /// The memory of all compact caches of a process, whatever their row formats. Cloning shares it.
@@ -15,6 +17,15 @@ struct Inner {
     page_bytes: usize,
     pages: usize,
     state: Mutex<State>,
+    /// All pages of a pool that is on a GPU.
+    memory: Option<DevicePages>,
+}
+
+/// The pages of a pool on a GPU, one behind the other.
+#[derive(Debug)]
+pub(crate) struct DevicePages {
+    pub(crate) gpu: Gpu,
+    pub(crate) bytes: Buffer,
 }
 
 #[derive(Debug, Default)]
@@ -29,12 +40,31 @@ struct State {
 impl PagePool {
     /// A pool of `pages` pages of so many bytes. Memory is taken as pages are first used and then kept.
     pub fn new(page_bytes: usize, pages: usize) -> Self {
-        let state = Mutex::default();
+        Self::with(page_bytes, pages, None)
+    }
+
+    /// A pool in a GPU's memory, which is taken at once.
+    ///
+    /// # Errors
+    /// There is not so much.
+    pub(crate) fn on(gpu: &Gpu, page_bytes: usize, pages: usize) -> Result<Self, EngineError> {
+        let bytes = Buffer::new(&gpu.compute, page_bytes * pages).map_err(|error| match error {
+            DeviceError::NoMemory { .. } => EngineError::NoDevicePages { pages, page_bytes },
+            error => error.into(),
+        })?;
+        gpu.copies.wait_for(&gpu.compute.mark()?)?;
+        let gpu = gpu.clone();
+        let memory = Some(DevicePages { gpu, bytes });
+        Ok(Self::with(page_bytes, pages, memory))
+    }
+
+    fn with(page_bytes: usize, pages: usize, memory: Option<DevicePages>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 page_bytes,
                 pages,
-                state,
+                state: Mutex::default(),
+                memory,
             }),
         }
     }
@@ -137,9 +167,18 @@ impl Reservation {
         if let Some(page) = state.spare.pop() {
             return page;
         }
+        let number = state.made as u32;
         state.made += 1;
         drop(state);
-        Page::new(self.pool.page_bytes)
+        match self.pool.memory {
+            Some(_) => Page::Device(number),
+            None => Page::host(self.pool.page_bytes),
+        }
+    }
+
+    /// Where its pages are, if that is on a GPU.
+    pub(crate) fn on_device(&self) -> Option<&DevicePages> {
+        self.pool.memory.as_ref()
     }
 
     /// Gives a page back to the reservation.
@@ -155,24 +194,41 @@ impl Drop for Reservation {
     }
 }
 
-/// One page. It is aligned to elements of all formats.
+/// One page.
 #[derive(Debug)]
-pub(crate) struct Page {
-    words: Box<[u64]>,
+pub(crate) enum Page {
+    /// In this machine's memory, aligned to elements of all formats.
+    Host(Box<[u64]>),
+    /// The page of this number in a GPU's memory.
+    Device(u32),
 }
 
 impl Page {
-    fn new(bytes: usize) -> Self {
-        let words = vec![0; bytes.div_ceil(size_of::<u64>())].into();
-        Self { words }
+    fn host(bytes: usize) -> Self {
+        Self::Host(vec![0; bytes.div_ceil(size_of::<u64>())].into())
     }
 
+    /// # Panics
+    /// Here and below, if it is somewhere else.
     pub(crate) fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.words)
+        match self {
+            Self::Host(words) => bytemuck::cast_slice(words),
+            Self::Device(number) => panic!("page {number} is on a GPU"),
+        }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.words)
+        match self {
+            Self::Host(words) => bytemuck::cast_slice_mut(words),
+            Self::Device(number) => panic!("page {number} is on a GPU"),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        match self {
+            Self::Device(number) => *number,
+            Self::Host(_) => panic!("a page of this machine's memory has no number"),
+        }
     }
 }
 

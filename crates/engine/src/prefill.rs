@@ -10,8 +10,8 @@ use lava_kv::{CacheShape, RowFormat};
 use crate::cache::RaggedCache;
 use crate::error::EngineError;
 use crate::keeping::Keeping;
-use crate::model::Model;
-use crate::pass::{Pass, run};
+use crate::model::{Model, Place};
+use crate::pass::{self, Pass};
 use crate::pool::PagePool;
 use crate::prefix::PrefixCache;
 
@@ -93,6 +93,9 @@ impl PrefillRequest<'_> {
         let vocabulary = config.vocabulary;
         match self.tokens.iter().find(|&&id| id as usize >= vocabulary) {
             Some(&token) => Err(EngineError::UnknownToken { token, vocabulary }),
+            None if self.format == RowFormat::F32 && matches!(model.place, Place::Device(_)) => {
+                Err(EngineError::WideRowsOnDevice)
+            }
             None => Ok(()),
         }
     }
@@ -145,9 +148,9 @@ impl Model {
         after_layer: &mut AfterLayer<'_>,
     ) -> Result<Prefilled, EngineError> {
         let keeping = Keeping::new(self, request, pool)?;
-        let pass = Pass::new(self, request.tokens, vec![keeping], None)?;
+        let pass = Pass::new(self.config(), request.tokens, vec![keeping], None)?;
         let mut after = |_pass: usize, done: LayerDone<'_>| after_layer(done);
-        let mut results = run(self, vec![pass], &mut after);
+        let mut results = self.run(vec![pass], &mut after);
         let mut prefilled = results.remove(0)?;
         Ok(prefilled.remove(0))
     }
@@ -174,13 +177,14 @@ impl Model {
             .iter()
             .map(|request| Keeping::new(self, request, pool))
             .collect();
-        let pass = Pass::new(self, tokens, keepings?, None)?;
-        run(self, vec![pass], &mut |_, _| ControlFlow::Continue(())).remove(0)
+        let pass = Pass::new(self.config(), tokens, keepings?, None)?;
+        let mut never = |_: usize, _: LayerDone<'_>| ControlFlow::Continue(());
+        self.run(vec![pass], &mut never).remove(0)
     }
 
     /// Runs several prompts together, each as it would run alone, to the bit: their matrix products are
     /// joined, as far as they fit into one block, and what `prefixes` holds of a prompt's front is not computed
-    /// again. The answers are in the order of the jobs.
+    /// again. The answers are in the order of the jobs. A GPU takes one after the other, and all of each.
     ///
     /// # Errors
     /// Each job has its own, as for [`prefill`](Self::prefill).
@@ -197,8 +201,9 @@ impl Model {
                 request,
                 after_layer,
             } = job;
-            let started = Keeping::new(self, request, pool)
-                .and_then(|keeping| Pass::new(self, request.tokens, vec![keeping], prefixes));
+            let started = Keeping::new(self, request, pool).and_then(|keeping| {
+                Pass::new(self.config(), request.tokens, vec![keeping], prefixes)
+            });
             results.push(match started {
                 Ok(pass) => {
                     passes.push(pass);
@@ -209,12 +214,29 @@ impl Model {
             });
         }
         let mut after = |pass: usize, done: LayerDone<'_>| owners[pass].1(done);
-        let ended = run(self, passes, &mut after);
+        let ended = self.run(passes, &mut after);
         for ((owner, _), ended) in owners.into_iter().zip(ended) {
             results[owner] = Some(ended.map(|mut prefilled| prefilled.remove(0)));
         }
         let all = results.into_iter();
         all.map(|result| result.expect("every job failed at once or ran"))
             .collect()
+    }
+
+    fn run(
+        &self,
+        passes: Vec<Pass<'_>>,
+        after_layer: &mut pass::AfterLayer<'_>,
+    ) -> Vec<Result<Vec<Prefilled>, EngineError>> {
+        match &self.place {
+            Place::Host(model) => pass::run(model, passes, after_layer),
+            Place::Device(model) => {
+                let passes = passes.into_iter().enumerate();
+                let one = |(index, pass): (usize, Pass<'_>)| {
+                    model.prefill(pass, &mut |done| after_layer(index, done))
+                };
+                passes.map(one).collect()
+            }
+        }
     }
 }

@@ -13,7 +13,8 @@ use candle_core::{Device, Result as CandleResult, Tensor};
 
 use crate::config::ModelConfig;
 use crate::full_kv::FullKv;
-use crate::model::{Model, Projected};
+use crate::host::Projected;
+use crate::model::Model;
 use crate::ops;
 use crate::prefill::BLOCK_TOKENS;
 

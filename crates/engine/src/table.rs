@@ -101,6 +101,29 @@ impl Area {
         })
     }
 
+    /// Rows of a page.
+    pub(crate) fn page_rows(&self) -> usize {
+        self.page_rows
+    }
+
+    /// The numbers of its pages, which are on a GPU.
+    pub(crate) fn numbers(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.pages.iter().map(Page::number)
+    }
+
+    /// Has pages for so many rows, or more.
+    pub(crate) fn make_room(&mut self, reservation: &mut Reservation, rows: usize) {
+        while self.pages.len() * self.page_rows < rows {
+            self.pages.push(reservation.take());
+        }
+    }
+
+    /// Adds rows that are written elsewhere.
+    pub(crate) fn grow(&mut self, reservation: &mut Reservation, rows: usize) {
+        self.rows += rows;
+        self.make_room(reservation, self.rows);
+    }
+
     /// Adds a row. `write` gets the bytes of codes and scale of the key, then of the value.
     pub(crate) fn push(
         &mut self,

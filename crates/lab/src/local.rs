@@ -4,7 +4,7 @@
 mod encode;
 
 use lava::Shape;
-use lava_engine::{EngineError, Model, PagePool, PrefillRequest, Prefilled, RaggedCache, Turn};
+use lava_engine::{EngineError, Model, PrefillRequest, Prefilled, RaggedCache, Turn};
 use lava_text::{ChatTemplate, Detokenizer, TextError, TextFiles, Tokenizer};
 use thiserror::Error;
 
@@ -154,7 +154,7 @@ impl Local {
         let pages = requests
             .iter()
             .map(|r| r.pages_max(&self.model, page_bytes));
-        let pool = PagePool::new(page_bytes, pages.sum());
+        let pool = self.model.pool(pages.sum())?;
         let all = self.model.prefill_each(&requests, &pool)?;
         Ok(Run { all, places })
     }

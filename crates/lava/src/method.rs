@@ -140,6 +140,12 @@ impl Method {
         }
     }
 
+    /// Whether scores are those that the configuration names ([`Config::score`]), taken of the window: LAVa's.
+    pub fn scores_as_configured(&self) -> bool {
+        let recipe = self.policy.recipe();
+        recipe.is_some_and(|recipe| recipe.score == ScoreRule::Configured)
+    }
+
     /// How many positions at the end of the prompt every head keeps, for a prompt that has as many.
     /// `budget` is `b`: entries per KV head and layer, window included.
     pub fn window(&self, budget: usize) -> usize {

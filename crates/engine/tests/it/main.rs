@@ -3,6 +3,7 @@
 mod agreement;
 mod blocks;
 mod compression;
+mod on_gpu;
 mod ours;
 mod real_models;
 mod refusals;

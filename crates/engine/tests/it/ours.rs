@@ -5,8 +5,8 @@ use std::path::Path;
 
 use lava::{Method, Policy};
 use lava_engine::{
-    EngineError, Model, ModelFiles, PagePool, PrefillRequest, Prefilled, RowFormat, Sampler,
-    SamplingParams, Turn, WeightFormat,
+    EngineError, Model, ModelFiles, PagePool, PrefillRequest, Prefilled, RaggedCache, RowFormat,
+    Sampler, SamplingParams, Turn, WeightFormat,
 };
 
 pub(crate) fn load(path: &Path, format: WeightFormat) -> Model {
@@ -67,4 +67,25 @@ pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     let scale = b.iter().fold(0.0f32, |max, x| max.max(x.abs()));
     let most = a.iter().zip(b).map(|(x, y)| (x - y).abs());
     most.fold(0.0, |max, x| if x <= max { max } else { x }) / scale
+}
+
+/// All rows, and mean keys where there are some.
+pub(crate) fn contents(cache: &RaggedCache) -> Vec<u8> {
+    let shape = cache.shape();
+    let mut out = Vec::new();
+    for layer in 0..shape.layers {
+        let tables = cache.layer(layer).iter().enumerate();
+        let ranges: Vec<_> = tables
+            .map(|(head, table)| (layer * shape.kv_heads + head, 0..table.rows()))
+            .collect();
+        let reader = cache.reader(layer, ranges.iter().cloned());
+        let reader = reader.unwrap_or_else(|error| panic!("{error}"));
+        if shape.format.is_packed() {
+            reader.copy_means(layer, &mut out);
+        }
+        for (table, rows) in ranges {
+            reader.copy_rows(table, rows, &mut out);
+        }
+    }
+    out
 }

@@ -8,7 +8,7 @@ use lava_engine::WeightFormat;
 
 use crate::{ours, theirs};
 
-fn model(file: &str) -> PathBuf {
+pub(crate) fn model(file: &str) -> PathBuf {
     let folder = std::env::var_os("LAVA_MODELS")
         .expect("LAVA_MODELS is not set: run `cargo xtask test`, which fetches the models");
     PathBuf::from(folder).join(file)

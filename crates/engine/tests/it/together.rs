@@ -36,13 +36,10 @@ fn request(tokens: &[u32], budget: usize, policy: Policy, format: RowFormat) -> 
 
 /// Everything of a prefill that a caller can see.
 fn content(run: &Prefilled) -> (Vec<f32>, usize, Vec<u8>) {
-    let mut bytes = Vec::new();
+    let mut bytes = ours::contents(&run.cache);
     let shape = run.cache.shape();
     for layer in 0..shape.layers {
-        run.cache.copy_means(layer, &mut bytes);
         for head in 0..shape.kv_heads {
-            let rows = run.cache.table(layer, head).rows();
-            run.cache.copy_rows(layer, head, 0..rows, &mut bytes);
             let order = run.cascade.head_order(layer, head);
             bytes.extend(order.iter().flat_map(|i| i.to_le_bytes()));
         }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use lava::Method;
-use lava_engine::{EngineError, Model, PagePool, PrefillBytes, PrefillRequest};
+use lava_engine::{EngineError, Model, PrefillBytes, PrefillRequest};
 use lava_kv::RowFormat;
 
 use super::{median, prompt};
@@ -110,7 +110,7 @@ fn run(model: &Model, case: &PrefillCase, heap: Heap) -> Result<Run, EngineError
         appended_max: 1,
     };
     let page_bytes = model.config().page_bytes();
-    let pool = PagePool::new(page_bytes, request.pages_max(model, page_bytes));
+    let pool = model.pool(request.pages_max(model, page_bytes))?;
     (heap.forget)();
     let before = (heap.bytes)();
     let prefilled = model.prefill(&request, &pool, &mut |_| ControlFlow::Continue(()))?;
