@@ -1,10 +1,11 @@
 //! The thread that the engine runs on: one step after another over all sequences that can take part.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use lava_engine::Turn as EngineTurn;
+use lava_engine::{EngineError, Turn as EngineTurn};
 use lava_worker::{Loaded, Refusal, Stage};
 use tokio::time::Instant;
 
@@ -74,17 +75,21 @@ pub(crate) struct Batcher {
 
 impl Batcher {
     /// Runs until nobody can submit any more and all sequences have ended.
-    pub(crate) fn run(mut self) {
+    ///
+    /// # Errors
+    /// The GPU failed: nothing runs here any more.
+    pub(crate) fn run(mut self) -> Result<(), EngineError> {
         let mut open = true;
         while open || !self.sequences.is_empty() {
             let ready = self.sort_out();
             if ready.is_empty() {
                 open = self.wait();
             } else {
-                self.step(&ready);
+                self.step(&ready)?;
                 open &= self.admit();
             }
         }
+        Ok(())
     }
 
     /// Blocks until a sequence arrives; not for long while others are paused. False if none can
@@ -158,7 +163,7 @@ impl Batcher {
     }
 
     /// One token for each sequence of `ready`, whose indices ascend.
-    fn step(&mut self, ready: &[usize]) {
+    fn step(&mut self, ready: &[usize]) -> Result<(), EngineError> {
         let began = Instant::now();
         let mut turns = Vec::with_capacity(ready.len());
         let mut wanted = ready.iter().copied().peekable();
@@ -178,7 +183,28 @@ impl Batcher {
         self.counters.batch.observe(ready.len() as f64);
         let logits = match result {
             Ok(logits) => logits,
-            Err(error) => return self.fail(ready, &error.to_string()),
+            // Nothing was appended. The back first: who ends there leaves the indices of the others as they are.
+            Err(EngineError::NoDeviceMemory { .. }) if ready.len() > 1 => {
+                let (front, back) = ready.split_at(ready.len() / 2);
+                self.step(back)?;
+                return self.step(front);
+            }
+            Err(EngineError::Device(lost)) => {
+                let all: Vec<usize> = (0..self.sequences.len()).collect();
+                self.fail(&all, &lost, |lost| EngineError::from(lost.clone()).into());
+                return Err(lost.into());
+            }
+            Err(error) => {
+                self.fail(ready, &error, |error| match *error {
+                    EngineError::NoDeviceMemory { bytes } => {
+                        EngineError::NoDeviceMemory { bytes }.into()
+                    }
+                    _ => Refusal::Step {
+                        reason: error.to_string(),
+                    },
+                });
+                return Ok(());
+            }
         };
         // From the back, so that removing one leaves the indices before it.
         for (&index, logits) in ready.iter().zip(&logits).rev() {
@@ -195,17 +221,16 @@ impl Batcher {
                 }
             }
         }
+        Ok(())
     }
 
-    /// The engine refused a whole step: a bug or broken weights. Its sequences end, others go on.
-    fn fail(&mut self, ready: &[usize], reason: &str) {
-        tracing::error!(reason, sequences = ready.len(), "a step failed");
+    /// The engine refused a whole step: a bug or broken weights, and its sequences end, others go on; or its GPU is
+    /// lost, and all end.
+    fn fail<E: Display>(&mut self, ready: &[usize], error: &E, refusal: impl Fn(&E) -> Refusal) {
+        tracing::error!(%error, sequences = ready.len(), "a step failed");
         for &index in ready.iter().rev() {
             self.counters.failed.inc();
-            let refusal = Refusal::Step {
-                reason: reason.to_owned(),
-            };
-            self.sequences.swap_remove(index).fail(refusal);
+            self.sequences.swap_remove(index).fail(refusal(error));
         }
     }
 }

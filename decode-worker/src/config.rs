@@ -33,7 +33,8 @@ pub struct DecodeConfig {
 pub struct DecodeSection {
     /// Memory for the caches of all sequences, bytes.
     pub cache_bytes: usize,
-    /// The same in percent of the memory that this process may use; takes the place of `cache_bytes`.
+    /// The same in percent of the memory that this process may use, or of the GPU's; takes the place of
+    /// `cache_bytes`.
     pub cache_percent: Option<u8>,
     /// Sequences that wait for their cache or run.
     pub slots_max: usize,
@@ -98,9 +99,10 @@ impl DecodeSection {
         ])
     }
 
-    /// Pages of the pool.
-    pub(crate) fn pages(&self, page_bytes: usize) -> usize {
-        let share = self.cache_percent.zip(memory_bytes());
+    /// Pages of the pool; `device_bytes` is the memory of the GPU that it is on, if it is on one.
+    pub(crate) fn pages(&self, page_bytes: usize, device_bytes: Option<u64>) -> usize {
+        let all = device_bytes.or_else(memory_bytes);
+        let share = self.cache_percent.zip(all);
         let bytes = share.map_or(self.cache_bytes, |(percent, all)| {
             (all / 100 * u64::from(percent)) as usize
         });
@@ -142,8 +144,12 @@ mod tests {
         };
         let all = memory_bytes().unwrap() as usize;
         assert!(share(50).check().is_ok());
-        assert_eq!(share(50).pages(4096), all / 100 * 50 / 4096);
-        assert_eq!(DecodeSection::default().pages(4096), (1 << 30) / 4096);
+        assert_eq!(share(50).pages(4096, None), all / 100 * 50 / 4096);
+        assert_eq!(share(25).pages(64, Some(6400)), 25);
+        assert_eq!(
+            DecodeSection::default().pages(4096, Some(1)),
+            (1 << 30) / 4096
+        );
         expect_test::expect![
             "`decode.cache_percent` is 96, expected 1 to 95: weights and code need the rest"
         ]

@@ -117,13 +117,7 @@ impl Intake {
             match part {
                 Part::Frame(frame) => {
                     let arrived = inbound.accept(&frame)?;
-                    for mean in arrived.means {
-                        slot.cache.set_mean(mean.layer, mean.head, mean.bytes);
-                    }
-                    for group in arrived.groups {
-                        slot.cache
-                            .append_rows(group.layer, group.head, group.keys, group.values);
-                    }
+                    slot.cache.receive(&arrived)?;
                     inbox.grant(1).await;
                 }
                 Part::Seal(seal) => {

@@ -27,16 +27,21 @@ pub struct DecodeWorker {
 
 impl DecodeWorker {
     /// A worker for a loaded model. Its series are registered in `metrics`.
-    pub fn new(section: DecodeSection, loaded: Arc<Loaded>, metrics: &mut Metrics) -> Self {
+    ///
+    /// # Errors
+    /// A GPU has no room for its caches.
+    pub fn new(section: DecodeSection, loaded: Arc<Loaded>, metrics: &mut Metrics) -> Result<Self> {
         let page_bytes = loaded.model.config().page_bytes();
-        let pool = PagePool::new(page_bytes, section.pages(page_bytes));
+        let pool = loaded
+            .model
+            .pool(section.pages(page_bytes, loaded.model.device_bytes()?))?;
         let counters = Counters::register(metrics, pool.clone());
-        Self {
+        Ok(Self {
             section,
             loaded,
             pool,
             counters,
-        }
+        })
     }
 
     /// Serves until `shutdown`, then finishes what runs within the drain timeout.
@@ -55,11 +60,8 @@ impl DecodeWorker {
             Arc::clone(&self.loaded),
             self.counters.clone(),
         );
-        supervise_thread("decode engine", &health, move || {
-            batcher.run();
-            Ok(())
-        })
-        .context("cannot start the engine's thread")?;
+        supervise_thread("decode engine", &health, move || Ok(batcher.run()?))
+            .context("cannot start the engine's thread")?;
         let tickets = Tickets::default();
         let (swept, counters) = (tickets.clone(), self.counters.clone());
         let sweeping = supervise("ticket sweep", &health, async move {

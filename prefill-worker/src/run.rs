@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lava_engine::{PagePool, PrefixCache};
 use lava_node::{Health, Metrics, Shutdown, supervise_thread};
 use lava_proto::worker::prefill_server::{self, PrefillServer};
@@ -28,16 +28,28 @@ pub struct PrefillWorker {
 
 impl PrefillWorker {
     /// A worker for a loaded model. Its series are registered in `metrics`.
-    pub fn new(section: PrefillSection, loaded: Arc<Loaded>, metrics: &mut Metrics) -> Self {
+    ///
+    /// # Errors
+    /// A GPU has no room for its caches, or the section asks for what GPUs cannot do.
+    pub fn new(
+        section: PrefillSection,
+        loaded: Arc<Loaded>,
+        metrics: &mut Metrics,
+    ) -> Result<Self> {
+        if loaded.model.device_bytes()?.is_some() && section.prefix_bytes.is_some() {
+            bail!(
+                "`prefill.prefix_bytes` is set, and fronts of prompts are not kept for a GPU: leave it out"
+            );
+        }
         let page_bytes = loaded.model.config().page_bytes();
-        let pool = PagePool::new(page_bytes, section.pages(page_bytes));
+        let pool = loaded.model.pool(section.pages(page_bytes))?;
         let counters = Counters::register(metrics, pool.clone());
-        Self {
+        Ok(Self {
             section,
             loaded,
             pool,
             counters,
-        }
+        })
     }
 
     /// Serves until `shutdown`, then finishes what is queued within the drain timeout.
@@ -64,11 +76,8 @@ impl PrefillWorker {
             runtime: Handle::current(),
         };
         let waiting = queue.clone();
-        supervise_thread("prefill engine", &health, move || {
-            runner.run(&waiting);
-            Ok(())
-        })
-        .context("cannot start the engine's thread")?;
+        supervise_thread("prefill engine", &health, move || Ok(runner.run(&waiting)?))
+            .context("cannot start the engine's thread")?;
 
         let (load_queue, queue_max) = (queue.clone(), self.section.queue_max as u32);
         let busy = Arc::new(move || {

@@ -52,10 +52,14 @@ impl Progress {
         let _span = job.span.enter();
         self.layer_end = Instant::now();
         self.failed = job.ended(Stage::Prefill);
-        let shipped = self
-            .shipment
-            .as_mut()
-            .is_none_or(|shipment| shipment.layer(done));
+        let shipped = match &mut self.shipment {
+            Some(shipment) => shipment.layer(done),
+            None => Ok(true),
+        };
+        let shipped = shipped.unwrap_or_else(|error| {
+            self.failed = Some(error.into());
+            false
+        });
         match self.failed.is_none() && shipped {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
@@ -64,12 +68,15 @@ impl Progress {
 }
 
 impl Runner {
-    pub(crate) fn run(&self, queue: &Queue) {
+    /// # Errors
+    /// The GPU failed: nothing runs here any more.
+    pub(crate) fn run(&self, queue: &Queue) -> Result<(), EngineError> {
         // A thread that is gone accepts nothing.
         let _closing = queue.closing();
         while let Some(first) = queue.pop() {
-            self.serve(self.group(first, queue));
+            self.serve(self.group(first, queue))?;
         }
+        Ok(())
     }
 
     /// A job and those that wait behind it, as long as all are short and their caches fit.
@@ -92,7 +99,7 @@ impl Runner {
         group
     }
 
-    fn serve(&self, group: Vec<Job>) {
+    fn serve(&self, group: Vec<Job>) -> Result<(), EngineError> {
         let (mut jobs, mut progress) = (Vec::new(), Vec::new());
         for job in group {
             let _span = job.span.clone().entered();
@@ -131,13 +138,18 @@ impl Runner {
         if let Some(prefixes) = prefixes {
             self.counters.prefix_bytes.set(prefixes.bytes() as i64);
         }
+        let mut lost = Ok(());
         for ((job, progress), result) in jobs.into_iter().zip(progress).zip(results) {
             let _span = job.span.clone().entered();
             let events = job.events.clone();
             if let Err(refusal) = self.answer(job, progress, result) {
+                if let Refusal::Engine(EngineError::Device(error)) = &refusal {
+                    lost = Err(error.clone().into());
+                }
                 fail(&self.counters, &events, refusal);
             }
         }
+        lost
     }
 
     /// After `Ok` the request is over, or goes on without this thread.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lava_engine::LayerDone;
+use lava_engine::{EngineError, LayerDone, RowReader};
 use lava_kv::{Header, Outbound, Receipt, RowSource};
 use lava_node::Held;
 use lava_transfer::{Link, PAYLOAD_BYTES_MAX, Part, Sent, ShipError, ship};
@@ -86,7 +86,10 @@ impl Shipment {
 
     /// Ships what `done` made certain. Waits while too many frames are queued; `false` if the
     /// transfer has ended.
-    pub(crate) fn layer(&mut self, done: LayerDone<'_>) -> bool {
+    ///
+    /// # Errors
+    /// Rows could not be copied off a GPU.
+    pub(crate) fn layer(&mut self, done: LayerDone<'_>) -> Result<bool, EngineError> {
         let began = Instant::now();
         let goes_on = self.pack(done);
         self.packing += began.elapsed();
@@ -98,18 +101,26 @@ impl Shipment {
         self.packing
     }
 
-    fn pack(&mut self, done: LayerDone<'_>) -> bool {
+    fn pack(&mut self, done: LayerDone<'_>) -> Result<bool, EngineError> {
         let window = done.cascade.window_rows();
         let certain: Vec<usize> = (0..=done.layer)
             .flat_map(|layer| done.cascade.certain(layer).iter().map(|rows| window + rows))
             .collect();
         let kv_heads = self.outbound.header().shape.kv_heads;
-        let rows = Rows { done, kv_heads };
+        let shipped = self.outbound.table_rows().iter();
+        let ranges = shipped
+            .zip(&certain)
+            .map(|(shipped, certain)| *shipped..*certain);
+        let rows = Rows {
+            done,
+            reader: done.cache.reader(done.layer, ranges.enumerate())?,
+            kv_heads,
+        };
         self.began.get_or_insert_with(Instant::now);
         let (taken, before) = (self.sent.bytes(), self.outbound.payload_bytes());
         for frame in self.outbound.ship(&certain, &rows) {
             if self.parts.blocking_send(Part::Frame(frame)).is_err() {
-                return false;
+                return Ok(false);
             }
         }
         if done.layer + 2 == self.outbound.header().shape.layers {
@@ -118,7 +129,7 @@ impl Shipment {
                 elements: self.element_bytes(),
             });
         }
-        true
+        Ok(true)
     }
 
     fn element_bytes(&self) -> u64 {
@@ -182,24 +193,22 @@ impl Drop for Sending {
 /// The rows of the finished layers, in the order in which they are kept.
 struct Rows<'a> {
     done: LayerDone<'a>,
+    reader: RowReader<'a>,
     kv_heads: usize,
 }
 
 impl RowSource for Rows<'_> {
     fn position(&self, table: usize, row: usize) -> u32 {
-        let order = self
-            .done
-            .cascade
-            .head_order(table / self.kv_heads, table % self.kv_heads);
-        order[row - self.done.cascade.window_rows()]
+        let (layer, head) = (table / self.kv_heads, table % self.kv_heads);
+        let cascade = self.done.cascade;
+        cascade.head_order(layer, head)[row - cascade.window_rows()]
     }
 
     fn copy_means(&self, layer: usize, out: &mut Vec<u8>) {
-        self.done.cache.copy_means(layer, out);
+        self.reader.copy_means(layer, out);
     }
 
     fn copy_rows(&self, table: usize, rows: Range<usize>, out: &mut Vec<u8>) {
-        let (layer, head) = (table / self.kv_heads, table % self.kv_heads);
-        self.done.cache.copy_rows(layer, head, rows, out);
+        self.reader.copy_rows(table, rows, out);
     }
 }

@@ -4,9 +4,7 @@ use std::io::Write;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use lava_engine::{
-    Model, ModelFiles, PagePool, PrefillRequest, RaggedCache, Sampled, Sampler, Turn,
-};
+use lava_engine::{Model, ModelFiles, PrefillRequest, RaggedCache, Sampled, Sampler, Turn};
 use lava_text::{Detokenizer, Message, StopStrings, TextFiles, Tokenizer, encode_chat};
 
 use crate::options::Generate;
@@ -23,10 +21,9 @@ pub(crate) fn run(options: &Generate) -> Result<()> {
     let name = options.model.as_deref().context("give --model")?;
     let files = model::find(name)?;
     let (tokenizer, tokens) = encode(options, &files, prompt)?;
-    let model = progress::load(&files, options.weights.into())?;
+    let model = progress::load_at(&files, options.weights.into(), &options.place)?;
     let request = request(options, &model, &tokens)?;
-    let page_bytes = model.config().page_bytes();
-    let pool = PagePool::new(page_bytes, request.pages_max(&model, page_bytes));
+    let pool = model.pool(request.pages_max(&model, model.config().page_bytes()))?;
     let vocabulary = model.config().vocabulary;
     let mut sampler = Sampler::new(params, &tokens, vocabulary)?;
 

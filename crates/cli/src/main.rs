@@ -51,7 +51,7 @@ enum Command {
     /// Measure what policies and budgets cost in quality.
     Eval(Box<eval::Eval>),
     /// Measure how fast the engine is, or a server under load.
-    Bench(bench::Bench),
+    Bench(Box<bench::Bench>),
     /// Compare the engine with a golden file; fails past the tolerances.
     Golden(options::Golden),
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lava::{Budget, Method};
-use lava_engine::{RowFormat, SamplingParams, WeightFormat};
+use lava_engine::{LoadError, OnDevice, RowFormat, SamplingParams, WeightFormat};
+use lava_worker::{ComputeName, DeviceName, ModelSection};
 
 /// Arguments of `lava generate`.
 #[derive(Args)]
@@ -14,7 +15,7 @@ pub(crate) struct Generate {
     #[arg(long, required_unless_present = "addr")]
     pub(crate) model: Option<String>,
     /// Ask the coordinator at host:port instead of running the model here.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["device", "compute"])]
     pub(crate) addr: Option<String>,
     /// File with the prompt.
     #[arg(long, conflicts_with = "prompt", required_unless_present = "prompt")]
@@ -47,11 +48,36 @@ pub(crate) struct Generate {
     /// How weights are held.
     #[arg(long, value_enum, default_value_t = Weights::Stored, conflicts_with = "addr")]
     pub(crate) weights: Weights,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Print one JSON object instead of text and table.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
+}
+
+/// Where a model runs.
+#[derive(Args)]
+pub(crate) struct Place {
+    /// Where the model runs: cpu, or cuda:0 and so on for a GPU of NVIDIA's.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
+    /// What it computes in on a GPU, where weights are held so too: bf16, or f16 (finer, with less range).
+    #[arg(long, default_value = "bf16")]
+    compute: ComputeName,
+}
+
+impl Place {
+    /// The GPU, if it is one.
+    pub(crate) fn on_device(&self) -> Result<Option<OnDevice>, LoadError> {
+        let section = ModelSection {
+            device: self.device,
+            compute: self.compute,
+            ..ModelSection::default()
+        };
+        section.on_device()
+    }
 }
 
 /// How tokens are chosen.

@@ -6,9 +6,19 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use lava_engine::{LayerDone, Model, ModelFiles, WeightFormat};
 
+use crate::options::Place;
+
 /// Loads a model and shows its layers as they come.
 pub(crate) fn load(files: &ModelFiles, format: WeightFormat) -> Result<Model> {
     with_bar(&mut |progress| Ok(Model::load(files, format, progress)?))
+}
+
+/// The same, where the model shall run.
+pub(crate) fn load_at(files: &ModelFiles, format: WeightFormat, place: &Place) -> Result<Model> {
+    match place.on_device()? {
+        None => load(files, format),
+        Some(on) => with_bar(&mut |bar| Ok(Model::load_on(on.clone(), files, format, bar)?)),
+    }
 }
 
 /// Loads something and says how far it is: layers that are done, and all.

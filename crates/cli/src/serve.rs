@@ -117,8 +117,8 @@ impl Roles {
         Ok(Self {
             listener,
             coordinator: plan.coordinator,
-            prefill: PrefillWorker::new(plan.prefill, loaded.clone(), metrics),
-            decode: DecodeWorker::new(plan.decode, loaded, metrics),
+            prefill: PrefillWorker::new(plan.prefill, loaded.clone(), metrics)?,
+            decode: DecodeWorker::new(plan.decode, loaded, metrics)?,
             counters: CoordinatorMetrics::register(metrics),
         })
     }

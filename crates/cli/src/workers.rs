@@ -19,7 +19,7 @@ pub(crate) fn prefill(args: &ConfigArgs) -> Result<()> {
         let mut process = Process::start(&config.telemetry, &config.http)?;
         let listener = listen(config.listen.address).await?;
         let loaded = load(&config.model).await?;
-        let worker = PrefillWorker::new(config.prefill, loaded, &mut process.metrics);
+        let worker = PrefillWorker::new(config.prefill, loaded, &mut process.metrics)?;
         let membership = membership(
             "prefill",
             registry(etcd, &mut process.metrics),
@@ -41,7 +41,7 @@ pub(crate) fn decode(args: &ConfigArgs) -> Result<()> {
         let mut process = Process::start(&config.telemetry, &config.http)?;
         let listener = listen(config.listen.address).await?;
         let loaded = load(&config.model).await?;
-        let worker = DecodeWorker::new(config.decode, loaded, &mut process.metrics);
+        let worker = DecodeWorker::new(config.decode, loaded, &mut process.metrics)?;
         let membership = membership(
             "decode",
             registry(etcd, &mut process.metrics),

@@ -21,7 +21,7 @@ pub use describe::{Busy, Describe};
 pub use listen::ListenSection;
 pub use loaded::{Loaded, LoadedError};
 pub use membership::Membership;
-pub use model_config::{ModelSection, WeightsName};
+pub use model_config::{ComputeName, DeviceName, ModelSection, WeightsName};
 pub use pool_series::PoolSeries;
 pub use refusal::Refusal;
 pub use server::{Drain, serve, server_builder};

@@ -31,6 +31,9 @@ pub enum LoadedError {
     /// Its weights or configuration.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// It would take no request.
+    #[error("model.row_formats is f32 alone, which a GPU does not hold, expected another one")]
+    NoRowFormat,
     /// Its tokenizer or chat template.
     #[error(transparent)]
     Text(#[from] TextError),
@@ -47,16 +50,34 @@ impl Loaded {
         files: &ModelFiles,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Arc<Self>, LoadedError> {
+        let row_formats = section.held_formats();
+        if row_formats.is_empty() {
+            return Err(LoadedError::NoRowFormat);
+        }
+        // What is quickly read is refused before the weights are read.
+        TextFiles::open(files.path())?.tokenizer()?;
+        let model = section.load(files, progress)?;
+        Self::of(model, name, row_formats, files)
+    }
+
+    /// A model that is in memory already; `files` are those that it came from.
+    ///
+    /// # Errors
+    /// Its tokenizer or chat template is missing or broken.
+    pub fn of(
+        model: Model,
+        name: String,
+        row_formats: Vec<RowFormat>,
+        files: &ModelFiles,
+    ) -> Result<Arc<Self>, LoadedError> {
         let text = TextFiles::open(files.path())?;
         let end_of_text = text.tokenizer()?.end_of_text().to_vec();
-        let model = Model::load(files, section.weights.into(), progress)?;
-        let fingerprint = model.fingerprint();
         let text = Bytes::from(text.to_bytes());
         Ok(Arc::new(Self {
             name,
+            fingerprint: model.fingerprint(),
             model,
-            row_formats: section.row_formats.clone(),
-            fingerprint,
+            row_formats,
             end_of_text,
             text_digest: lava_proto::content_digest(&text),
             text,

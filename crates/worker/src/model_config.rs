@@ -1,6 +1,8 @@
 //! Which model a worker runs.
 
-use lava_engine::{RowFormat, WeightFormat};
+use std::str::FromStr;
+
+use lava_engine::{Compute, LoadError, Model, ModelFiles, OnDevice, RowFormat, WeightFormat};
 use lava_node::ConfigError;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
@@ -18,6 +20,13 @@ pub struct ModelSection {
     pub row_formats: Vec<RowFormat>,
     /// How weights are held.
     pub weights: WeightsName,
+    /// Where it runs.
+    #[serde(deserialize_with = "device")]
+    pub device: DeviceName,
+    /// What it computes in on a GPU, where weights are held so too.
+    pub compute: ComputeName,
+    /// Tokens of a prompt that pass a layer together on a GPU.
+    pub block_tokens: usize,
 }
 
 impl Default for ModelSection {
@@ -27,6 +36,9 @@ impl Default for ModelSection {
             name: None,
             row_formats: RowFormat::ALL.to_vec(),
             weights: WeightsName::default(),
+            device: DeviceName::Cpu,
+            compute: ComputeName::default(),
+            block_tokens: 4096,
         }
     }
 }
@@ -42,6 +54,66 @@ fn row_formats<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<RowFormat>, D::
         .iter()
         .map(|name| name.parse().map_err(D::Error::custom));
     formats.collect()
+}
+
+/// Where a model runs: `cpu`, or `cuda:0` and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    /// On the CPU.
+    Cpu,
+    /// On a GPU of NVIDIA's, by its number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let number = name.strip_prefix("cuda:").map(str::parse);
+        match (name, number) {
+            ("cpu", _) => Ok(Self::Cpu),
+            (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
+            _ => Err(format!(
+                "unknown device {name:?}, expected cpu, or cuda:0 and so on"
+            )),
+        }
+    }
+}
+
+fn device<'de, D: Deserializer<'de>>(from: D) -> Result<DeviceName, D::Error> {
+    String::deserialize(from)?.parse().map_err(D::Error::custom)
+}
+
+/// Spellings of [`Compute`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeName {
+    /// bfloat16: the range of f32.
+    #[default]
+    Bf16,
+    /// Half precision: finer, but large activations overflow.
+    F16,
+}
+
+impl FromStr for ComputeName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "bf16" => Ok(Self::Bf16),
+            "f16" => Ok(Self::F16),
+            _ => Err(format!("unknown type {name:?}, expected bf16 or f16")),
+        }
+    }
+}
+
+impl From<ComputeName> for Compute {
+    fn from(name: ComputeName) -> Self {
+        match name {
+            ComputeName::Bf16 => Self::Bf16,
+            ComputeName::F16 => Self::F16,
+        }
+    }
 }
 
 /// Spellings of [`WeightFormat`].
@@ -69,6 +141,43 @@ impl From<WeightsName> for WeightFormat {
 }
 
 impl ModelSection {
+    /// Loads the model where it shall run. `progress(done, total)` is called after each layer.
+    ///
+    /// # Errors
+    /// A file is missing, broken, or of a kind that is not supported; or there is no such GPU.
+    pub fn load(
+        &self,
+        files: &ModelFiles,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Model, LoadError> {
+        let weights = self.weights.into();
+        match self.on_device()? {
+            None => Model::load(files, weights, progress),
+            Some(on) => Model::load_on(on, files, weights, progress),
+        }
+    }
+
+    /// The GPU that it shall run on, if it is one.
+    ///
+    /// # Errors
+    /// There is no such GPU.
+    pub fn on_device(&self) -> Result<Option<OnDevice>, LoadError> {
+        match self.device {
+            DeviceName::Cpu => Ok(None),
+            DeviceName::Cuda(number) => {
+                let block_tokens = self.block_tokens.max(1);
+                OnDevice::cuda(number, self.compute.into(), block_tokens).map(Some)
+            }
+        }
+    }
+
+    /// The row formats that the model's place can hold.
+    pub(crate) fn held_formats(&self) -> Vec<RowFormat> {
+        let formats = self.row_formats.iter().copied();
+        let held = |format: &RowFormat| self.device == DeviceName::Cpu || *format != RowFormat::F32;
+        formats.filter(held).collect()
+    }
+
     /// Path and name.
     ///
     /// # Errors
@@ -127,6 +236,26 @@ mod tests {
             "`model.path` is not given, expected a folder, a .gguf file or a Hub name"
         ]
         .assert_eq(&error.to_string());
+    }
+
+    #[test]
+    fn devices_are_the_cpu_or_a_gpu_with_a_number() {
+        let section = |text: &str| toml::from_str::<ModelSection>(text);
+        assert_eq!(section("").unwrap().device, DeviceName::Cpu);
+        let gpu = section("device = \"cuda:3\"\ncompute = \"f16\"").unwrap();
+        assert_eq!(
+            (gpu.device, gpu.compute),
+            (DeviceName::Cuda(3), ComputeName::F16)
+        );
+        assert!(!gpu.held_formats().contains(&RowFormat::F32));
+        for unknown in ["cuda", "cuda:", "cuda:-1", "gpu"] {
+            let error = section(&format!("device = {unknown:?}")).unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .contains("expected cpu, or cuda:0 and so on")
+            );
+        }
     }
 
     #[test]

@@ -128,10 +128,17 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::UnknownToken { .. }
         | EngineError::Sampling { .. }
         | EngineError::Method(_)
+        | EngineError::WideRowsOnDevice
         | EngineError::PoolTooSmall { .. } => Code::InvalidArgument,
-        EngineError::PoolFull { .. } => Code::ResourceExhausted,
+        EngineError::PoolFull { .. } | EngineError::NoDeviceMemory { .. } => {
+            Code::ResourceExhausted
+        }
         EngineError::Cancelled { .. } => Code::Cancelled,
-        EngineError::NoFiniteLogit | EngineError::Candle(_) => Code::Internal,
+        // Another worker's GPU may do.
+        EngineError::Device(_) => Code::Unavailable,
+        EngineError::NoFiniteLogit | EngineError::NoDevicePages { .. } | EngineError::Candle(_) => {
+            Code::Internal
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! An engine that dies: what becomes of its sequences and of the worker.
 
-use lava_engine::{ModelFiles, PagePool, RaggedCache};
+use lava_engine::{
+    Compute, Model, ModelFiles, OnDevice, PagePool, RaggedCache, RowFormat, WeightFormat,
+};
 use lava_kv::Ticket;
 use lava_node::{Health, Held, Metrics, State, supervise_thread};
 use lava_proto::v1::Sampling;
 use lava_proto::worker as proto;
-use lava_test_support::{HfDtype, ToyModel};
+use lava_test_support::{HfDtype, Order, ToyModel, WatchedGpu};
 use lava_worker::{Attempt, ModelSection};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
@@ -30,6 +32,27 @@ fn toy() -> Arc<Loaded> {
     .unwrap()
 }
 
+/// On a GPU that is this machine.
+fn toy_on_gpu() -> (Arc<Loaded>, WatchedGpu) {
+    let folder = tempfile::tempdir().unwrap();
+    let toy = ToyModel {
+        head_dim: 64,
+        hidden: 256,
+        ..ToyModel::default()
+    };
+    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
+    let files = ModelFiles::Folder(folder.path().to_owned());
+    let gpu = WatchedGpu::start(Order::Backward);
+    let on = OnDevice {
+        gpu: gpu.gpu(),
+        compute: Compute::F16,
+        block_tokens: 64,
+    };
+    let model = Model::load_on(on, &files, WeightFormat::Stored, &mut |_, _| {}).unwrap();
+    let loaded = Loaded::of(model, "toy".into(), vec![RowFormat::F16], &files).unwrap();
+    (loaded, gpu)
+}
+
 /// A worker without its sockets.
 struct Bench {
     loaded: Arc<Loaded>,
@@ -42,18 +65,17 @@ struct Bench {
 
 impl Bench {
     fn start() -> Bench {
-        let loaded = toy();
-        let pool = PagePool::new(loaded.model.config().page_bytes(), 1000);
+        Bench::of(toy())
+    }
+
+    fn of(loaded: Arc<Loaded>) -> Bench {
+        let pool = loaded.model.pool(1000).unwrap();
         let counters = Counters::register(&mut Metrics::new(), pool.clone());
         let health = Health::new();
         health.serving();
         let section = DecodeSection::default();
         let (batch, batcher) = Batch::new(section, Arc::clone(&loaded), counters.clone());
-        supervise_thread("decode engine", &health, move || {
-            batcher.run();
-            Ok(())
-        })
-        .unwrap();
+        supervise_thread("decode engine", &health, move || Ok(batcher.run()?)).unwrap();
         Bench {
             loaded,
             pool,
@@ -104,6 +126,34 @@ impl Bench {
             sealed: Instant::now(),
         })
     }
+}
+
+#[tokio::test]
+async fn promise_6_a_gpu_that_breaks_down_ends_its_answers_and_flips_health() {
+    let (loaded, gpu) = toy_on_gpu();
+    let bench = Bench::of(loaded);
+    let (good, mut answer) = bench.slot(1, 200);
+    bench.submit(good).unwrap();
+    let first = timeout(PATIENCE, answer.next()).await.unwrap();
+    assert!(first.unwrap().is_ok());
+    gpu.break_down();
+    let refused = async {
+        loop {
+            if let Err(status) = answer.next().await.expect("it says why it ends") {
+                return status;
+            }
+        }
+    };
+    let refused = timeout(PATIENCE, refused).await.unwrap();
+    // The coordinator goes on elsewhere.
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+    assert!(
+        refused.message().contains("it has broken down"),
+        "{refused}"
+    );
+    let reason = timeout(PATIENCE, bench.health.failure()).await.unwrap();
+    assert_eq!(reason, "decode engine failed");
+    assert_eq!(bench.pool.pages_reserved(), 0);
 }
 
 #[tokio::test]

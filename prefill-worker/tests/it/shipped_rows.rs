@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lava::Method;
-use lava_engine::{PagePool, PrefillRequest, RowFormat};
+use lava_engine::{PrefillRequest, RowFormat};
+use lava_node::Health;
 use lava_prefill_worker::PrefillSection;
 use lava_proto::v1::TransferStats;
 use lava_proto::worker::prefill_client::PrefillClient;
@@ -16,7 +17,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::receiver::{Received, Table};
-use crate::worker::{load, load_toy, request, run, start_with};
+use crate::worker::{load, load_on_gpu, load_toy, request, run, start_watched, start_with};
 
 fn prompt(len: u32, vocabulary: u32) -> Vec<u32> {
     (0..len)
@@ -40,7 +41,8 @@ fn expected(
         appended_max: 0,
     };
     let page_bytes = loaded.model.config().page_bytes();
-    let pool = PagePool::new(page_bytes, asked.pages_max(&loaded.model, page_bytes));
+    let pages = asked.pages_max(&loaded.model, page_bytes);
+    let pool = loaded.model.pool(pages).unwrap();
     let done = loaded
         .model
         .prefill(&asked, &pool, &mut |_| ControlFlow::Continue(()))
@@ -50,18 +52,25 @@ fn expected(
     let mut tables = Vec::new();
     for layer in 0..config.layers {
         let mut means = Vec::new();
-        done.cache.copy_means(layer, &mut means);
+        let rows = |head: usize| 0..done.cache.table(layer, head).rows();
+        let of_layer =
+            (0..config.kv_heads).map(|head| (layer * config.kv_heads + head, rows(head)));
+        let reader = done.cache.reader(layer, of_layer).unwrap();
+        if format.is_packed() {
+            reader.copy_means(layer, &mut means);
+        }
         for head in 0..config.kv_heads {
             let row = |row: usize| {
                 let mut bytes = Vec::new();
-                done.cache.copy_rows(layer, head, row..row + 1, &mut bytes);
+                let table = layer * config.kv_heads + head;
+                reader.copy_rows(table, row..row + 1, &mut bytes);
                 bytes
             };
             let in_window = (prompt.len() - window) as u32..prompt.len() as u32;
             let others = done.cascade.head_order(layer, head).iter().copied();
             tables.push(Table {
                 positions: in_window.chain(others).collect(),
-                rows: (0..done.cache.table(layer, head).rows()).map(row).collect(),
+                rows: rows(head).map(row).collect(),
                 mean: match format.is_packed() {
                     true => means[head * 2 * config.head_dim..][..2 * config.head_dim].to_vec(),
                     false => Vec::new(),
@@ -149,6 +158,49 @@ async fn every_policy_budget_and_format_ships_the_engines_rows() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpus_rows_are_shipped_and_a_gpu_that_breaks_down_takes_its_worker_with_it() {
+    let toy = ToyModel {
+        head_dim: 64,
+        hidden: 256,
+        ..ToyModel::new(Architecture::Llama)
+    };
+    let (loaded, gpu) = load_on_gpu(&toy);
+    let health = Health::new();
+    let section = PrefillSection {
+        // What is watched costs many times its size.
+        cache_bytes: 1 << 22,
+        ..PrefillSection::default()
+    };
+    let mut client = start_watched(section, loaded.clone(), health.clone()).await;
+    let prompt = prompt(130, toy.vocab as u32);
+    for format in [RowFormat::Int4, RowFormat::F16] {
+        let (received, _) = shipped(&mut client, &loaded, &prompt, "lava", 48, format).await;
+        let expected = expected(&loaded, &prompt, "lava".parse().unwrap(), 48, format);
+        assert!(received.tables == expected, "{format}");
+    }
+    // A prompt for which there is no memory is refused, and the worker goes on.
+    gpu.leave_room_for(1 << 18);
+    let (address, _received) = crate::receiver::start().await;
+    let asked = request(&loaded, &prompt, "lava", 48, address.to_string());
+    let refused = run(&mut client, asked).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    gpu.leave_room_for(1 << 26);
+    let (received, _) = shipped(&mut client, &loaded, &prompt, "lava", 48, RowFormat::F16).await;
+    assert!(received.frames > 0);
+    gpu.break_down();
+    let (address, _received) = crate::receiver::start().await;
+    let asked = request(&loaded, &prompt, "lava", 48, address.to_string());
+    let refused = run(&mut client, asked).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(
+        refused.message().starts_with("the GPU failed: "),
+        "{refused}"
+    );
+    let reason = timeout(Duration::from_secs(20), health.failure()).await;
+    assert_eq!(reason.unwrap(), "prefill engine failed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lava_cluster::Registry;
-use lava_engine::ModelFiles;
+use lava_engine::{Compute, Model, ModelFiles, OnDevice, RowFormat, WeightFormat};
 use lava_node::{Health, Metrics, Shutdown};
 use lava_prefill_worker::{PrefillSection, PrefillWorker};
 use lava_proto::v1::Sampling;
 use lava_proto::worker::prefill_client::PrefillClient;
 use lava_proto::worker::prefill_event::Event;
 use lava_proto::worker::{Attempt, FirstToken, PrefillDone, PrefillRequest};
-use lava_test_support::{HfDtype, ToyModel};
+use lava_test_support::{HfDtype, Order, ToyModel, WatchedGpu};
 use lava_worker::{Loaded, Membership, ModelSection};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -33,6 +33,23 @@ pub(crate) fn load_toy(toy: &ToyModel) -> Arc<Loaded> {
     load(folder.path())
 }
 
+/// On a GPU that is this machine.
+pub(crate) fn load_on_gpu(toy: &ToyModel) -> (Arc<Loaded>, WatchedGpu) {
+    let folder = tempfile::tempdir().unwrap();
+    toy.write_hf(folder.path(), HfDtype::F32, 1).unwrap();
+    let files = ModelFiles::Folder(folder.path().to_owned());
+    let gpu = WatchedGpu::start(Order::Forward);
+    let on = OnDevice {
+        gpu: gpu.gpu(),
+        compute: Compute::Bf16,
+        block_tokens: 64,
+    };
+    let model = Model::load_on(on, &files, WeightFormat::Stored, &mut |_, _| {}).unwrap();
+    let formats = RowFormat::ALL[1..].to_vec();
+    let loaded = Loaded::of(model, "model".into(), formats, &files).unwrap();
+    (loaded, gpu)
+}
+
 pub(crate) async fn start(loaded: Arc<Loaded>) -> PrefillClient<Channel> {
     start_with(PrefillSection::default(), loaded).await
 }
@@ -41,9 +58,18 @@ pub(crate) async fn start_with(
     section: PrefillSection,
     loaded: Arc<Loaded>,
 ) -> PrefillClient<Channel> {
+    start_watched(section, loaded, Health::new()).await
+}
+
+/// A worker whose health is `health`.
+pub(crate) async fn start_watched(
+    section: PrefillSection,
+    loaded: Arc<Loaded>,
+    health: Health,
+) -> PrefillClient<Channel> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let worker = PrefillWorker::new(section, loaded, &mut Metrics::new());
+    let worker = PrefillWorker::new(section, loaded, &mut Metrics::new()).unwrap();
     tokio::spawn(worker.serve(
         listener,
         Membership {
@@ -51,7 +77,7 @@ pub(crate) async fn start_with(
             worker_id: "prefill-test".into(),
             address: address.to_string(),
         },
-        Health::new(),
+        health,
         Shutdown::new(),
     ));
     PrefillClient::connect(format!("http://{address}"))

@@ -6,7 +6,7 @@ use lava::Method;
 use lava_engine::RowFormat;
 use lava_lab::bench::{self, DecodeCase, Rounds};
 
-use crate::options::Weights;
+use crate::options::{Place, Weights};
 use crate::report::bytes;
 use crate::{model, progress};
 
@@ -40,11 +40,13 @@ pub(super) struct Decode {
     /// How weights are held.
     #[arg(long, value_enum, default_value_t = Weights::Stored)]
     weights: Weights,
+    #[command(flatten)]
+    place: Place,
 }
 
 pub(super) fn run(options: &Decode) -> Result<()> {
     let files = model::find(&options.model)?;
-    let model = progress::load(&files, options.weights.into())?;
+    let model = progress::load_at(&files, options.weights.into(), &options.place)?;
     let case = |&format| DecodeCase {
         prompt_tokens: options.prompt_tokens as usize,
         method: options.policy,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::files::{self, Wanted};
 use crate::heap::HEAP;
-use crate::options::Weights;
+use crate::options::{Place, Weights};
 use crate::report::bytes;
 use crate::{model, progress};
 
@@ -55,6 +55,8 @@ pub(super) struct Engine {
     /// How weights are held.
     #[arg(long, value_enum, default_value_t = Weights::Stored)]
     weights: Weights,
+    #[command(flatten)]
+    place: Place,
     /// File that gets everything as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -64,7 +66,7 @@ pub(super) fn run(options: &Engine) -> Result<()> {
     files::check(&[Wanted::ours("--json", options.json.as_ref())])?;
     let files = model::find(&options.model)?;
     let began = Instant::now();
-    let model = progress::load(&files, options.weights.into())?;
+    let model = progress::load_at(&files, options.weights.into(), &options.place)?;
     let load_seconds = began.elapsed().as_secs_f64();
     let file_bytes = files.bytes()?;
     println!(

@@ -5,8 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use lava::{Method, Policy};
 use lava_engine::{
-    Model, PagePool, PrefillRequest, Prefilled, RaggedCache, RowFormat, Sampler, SamplingParams,
-    Turn,
+    Model, PrefillRequest, Prefilled, RaggedCache, RowFormat, Sampler, SamplingParams, Turn,
 };
 use lava_lab::divergence::Reference;
 
@@ -103,7 +102,7 @@ fn prefill(model: &Model, prompt: &Prompt, method: Method, budget: usize) -> Res
         appended_max: prompt.full_greedy.len(),
     };
     let page_bytes = model.config().page_bytes();
-    let pool = PagePool::new(page_bytes, request.pages_max(model, page_bytes));
+    let pool = model.pool(request.pages_max(model, page_bytes))?;
     Ok(model.prefill(&request, &pool, &mut |_| ControlFlow::Continue(()))?)
 }
 
