@@ -1,6 +1,7 @@
-//! The kernels of GPUs, compiled for every card that we build for; no GPU is needed. What the compiler says of each
+//! The kernels of GPUs, compiled for every card that we build for, and the binary that has them; no GPU is needed. What the compiler says of each
 //! kernel is kept in the repository, so that a change that costs registers is seen.
 
+mod binary;
 mod resources;
 mod toolkit;
 
@@ -36,6 +37,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let found = compile(&toolkit)?;
     check_spills(&found)?;
     let table = resources::table(&found);
+    let lava = binary::build(&toolkit, &out())?;
+    binary::check(&lava, &out())?;
     let path = shell::root().join(RECORD);
     if options.write {
         std::fs::write(&path, table)?;
@@ -51,9 +54,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         );
     }
     println!(
-        "{} kernels compile for {}",
+        "{} kernels compile for {}; {} has them",
         found.len() / ARCHITECTURES.len(),
-        ARCHITECTURES.join(" and ")
+        ARCHITECTURES.join(" and "),
+        lava.display()
     );
     Ok(())
 }
@@ -66,11 +70,16 @@ fn lints(toolkit: &Toolkit) -> Result<()> {
         "--all-targets",
         "--locked",
         "--features",
-        "lava-kernels/cuda",
+        "lava-cli/cuda",
     ];
     let mut cargo = shell::cargo();
     cargo.args(clippy).args(["--", "-D", "warnings"]);
     shell::run(cargo.env("CUDA_HOME", toolkit.home()))
+}
+
+/// Where what is compiled lies.
+fn out() -> PathBuf {
+    shell::target().join("cuda")
 }
 
 /// A file and the architecture that it is compiled for.
@@ -81,7 +90,7 @@ fn compile(toolkit: &Toolkit) -> Result<Vec<Resources>> {
     for source in sources()? {
         units.extend(ARCHITECTURES.map(|architecture| (source.clone(), architecture)));
     }
-    let out = shell::target().join("cuda");
+    let out = out();
     std::fs::create_dir_all(&out)?;
     let (units, found) = (Mutex::new(units), Mutex::new(Vec::new()));
     let work = || -> Result<()> {

@@ -71,7 +71,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "decode-worker",
         ],
     ),
-    ("crates/test-support", &[]),
+    ("crates/test-support", &["crates/cuda-on-cpu", "kernels"]),
     ("crates/cuda-on-cpu", &[]),
     ("xtask", &[]),
 ];
