@@ -234,86 +234,71 @@ impl FullLayer<'_> {
 
     /// The best of the layer, and the best of each head as far as the layer's say that they may be wanted.
     fn rank(&self, scored: &Scored, wanted: RankingWanted) -> Result<RankedLayer, DeviceError> {
-        let heads = self.model.config.kv_heads;
-        let n = scored.positions;
+        let (heads, n) = (self.model.config.kv_heads, scored.positions);
         let best = wanted.best.min(heads * n);
-        let of_layer = Ranking {
-            segments: 1,
-            entries: heads * n,
-            wanted_max: best,
-        };
         let counts = Buffer::of(self.model.device(), &(best as u32).to_le_bytes())?;
-        let layer = self.rank_segments(&of_layer, scored, wanted.sinks, &counts)?;
-        let of_heads = self.buffer(WIDE * heads)?;
+        let ranking = |segments: usize, counts: Address| Rank {
+            segments,
+            entries: heads * n / segments,
+            positions: n,
+            sinks: wanted.sinks,
+            wanted_max: best,
+            scores: scored.scores.address(),
+            counts,
+            scratch: RankScratch::default(),
+            best: 0,
+        };
+        // What comes back lies together: how many of each head, the best of the layer, the best of each head. Behind
+        // those that are wanted nothing is written.
+        let mut layer = ranking(1, counts.address());
+        let room = ranking(heads, 0).capacity();
+        let sizes = [heads, layer.capacity(), heads * room];
+        let found = self.buffer(WIDE * sizes.iter().sum::<usize>())?;
+        found.fill(0)?;
+        let of_heads = found.part(0, WIDE * heads);
+        layer.best = found.part(WIDE * heads, WIDE * layer.capacity());
+        let mut each = ranking(heads, of_heads);
+        each.best = layer.best + (WIDE * layer.capacity()) as u64;
         let count = CountHeads {
             kv_heads: heads,
             positions: n,
             alpha_milli: wanted.alpha_milli,
-            best: layer.address(),
+            best: layer.best,
             counts: counts.address(),
-            of_heads: of_heads.address(),
+            of_heads,
         };
+        self.run_ranking(layer)?;
         self.run(&count.launch())?;
-        let of_each = Ranking {
-            segments: heads,
-            entries: n,
-            wanted_max: best.min(n),
-        };
-        let each = self.rank_segments(&of_each, scored, wanted.sinks, &of_heads)?;
+        self.run_ranking(each)?;
 
-        // From here on the host waits.
-        let of_heads: Vec<u32> = numbers(&of_heads.read(0, of_heads.len())?);
-        let layer: Vec<u32> = numbers(&layer.read(0, WIDE * best)?);
-        let room = each.len() / WIDE / heads;
-        let positions = of_heads.iter().enumerate().map(|(head, &count)| {
-            let count = (count as usize).min(n);
-            each.read(WIDE * head * room, WIDE * count)
-                .map(|bytes| numbers(&bytes))
-        });
+        // Here the host waits.
+        let found: Vec<u32> = numbers(&found.read(0, found.len())?);
+        let (of_heads, found) = found.split_at(heads);
+        let (layer, each) = found.split_at(layer.capacity());
+        let of_head = |(best, &count): (&[u32], &u32)| best[..(count as usize).min(n)].to_vec();
         Ok(RankedLayer {
             entropy: entropy(&scored.sums, heads * n)?,
-            heads: layer
+            heads: layer[..best]
                 .iter()
                 .map(|index| (*index as usize / n) as u16)
                 .collect(),
-            positions: positions.collect::<Result<_, _>>()?,
+            positions: each.chunks_exact(room).zip(of_heads).map(of_head).collect(),
         })
     }
 
-    /// `u32` `[segments, room]`: indices in the segment, best first.
-    fn rank_segments(
-        &self,
-        ranking: &Ranking,
-        scored: &Scored,
-        sinks: usize,
-        counts: &Buffer,
-    ) -> Result<Buffer, DeviceError> {
-        let mut rank = Rank {
-            segments: ranking.segments,
-            entries: ranking.entries,
-            positions: scored.positions,
-            sinks,
-            wanted_max: ranking.wanted_max,
-            scores: scored.scores.address(),
-            counts: counts.address(),
-            scratch: RankScratch::default(),
-            best: 0,
-        };
+    fn run_ranking(&self, mut rank: Rank) -> Result<(), DeviceError> {
         let bytes = rank.scratch_bytes();
         let selections = self.buffer(bytes.selections)?;
         let histograms = self.buffer(bytes.histograms)?;
         histograms.fill(0)?;
         let numbers = self.buffer(bytes.numbers)?;
         numbers.fill(255)?;
-        let best = self.buffer(WIDE * ranking.segments * rank.capacity())?;
-        rank.best = best.address();
         rank.scratch = RankScratch {
             selections: selections.address(),
             histograms: histograms.address(),
             numbers: numbers.address(),
         };
-        self.run_all(&rank.launches())?;
-        Ok(best)
+        self.run_all(&rank.launches())
     }
 
     /// Scores for a policy that no kernel serves.
@@ -343,14 +328,6 @@ impl FullLayer<'_> {
         observer.expect(keeping);
         observer.scores(keeping)
     }
-}
-
-/// What is ranked.
-struct Ranking {
-    segments: usize,
-    /// Of a segment.
-    entries: usize,
-    wanted_max: usize,
 }
 
 /// Whether a method's scores are those that kernels take.

@@ -78,6 +78,7 @@ impl DeviceModel {
         let logits = prompt.logits()?;
         let stats = PrefillStats {
             total: began.elapsed(),
+            // All layers have the same buffers, one after the other.
             full_kv_layers_peak: 1,
             ..PrefillStats::default()
         };
