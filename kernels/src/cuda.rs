@@ -26,7 +26,7 @@ pub use cache::{PoolPlace, SequencePlace, TablePlace};
 pub use card::CudaDevice;
 pub use copy::{CopyRows, Direction, RunPlace};
 pub use decode::{DecodeStep, pieces};
-pub use device::{Buffer, Device, DeviceError, Gpu, Mark};
+pub use device::{Buffer, Device, DeviceError, Gpu, Mark, Recording};
 pub use floor::{Card, H100, Heads, Work};
 pub use gather::{Gather, MeanKeys};
 pub use layer::{AddAndNorm, Embed, SiluProduct, SplitHeads};

@@ -15,7 +15,7 @@ pub(crate) struct Generate {
     #[arg(long, required_unless_present = "addr")]
     pub(crate) model: Option<String>,
     /// Ask the coordinator at host:port instead of running the model here.
-    #[arg(long, conflicts_with_all = ["device", "compute"])]
+    #[arg(long, conflicts_with_all = ["device", "compute", "graphs"])]
     pub(crate) addr: Option<String>,
     /// File with the prompt.
     #[arg(long, conflicts_with = "prompt", required_unless_present = "prompt")]
@@ -66,6 +66,9 @@ pub(crate) struct Place {
     /// What it computes in on a GPU, where weights are held so too: bf16, or f16 (finer, with less range).
     #[arg(long, default_value = "bf16")]
     compute: ComputeName,
+    /// Record decode steps on a GPU as CUDA graphs.
+    #[arg(long)]
+    graphs: bool,
 }
 
 impl Place {
@@ -74,6 +77,7 @@ impl Place {
         let section = ModelSection {
             device: self.device,
             compute: self.compute,
+            graphs: self.graphs,
             ..ModelSection::default()
         };
         section.on_device()

@@ -7,6 +7,7 @@ mod decode;
 mod model;
 mod observer;
 mod prefill;
+mod steps;
 mod upload;
 
 pub(crate) use cache::DeviceCache;

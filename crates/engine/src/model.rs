@@ -35,6 +35,8 @@ pub struct OnDevice {
     pub compute: Compute,
     /// Tokens of a prompt that pass a layer together, which is what bounds activations.
     pub block_tokens: usize,
+    /// Whether steps of a shape that comes again are recorded and replayed, which spares the host the launches of each.
+    pub graphs: bool,
 }
 
 impl OnDevice {
@@ -42,7 +44,12 @@ impl OnDevice {
     ///
     /// # Errors
     /// This program is built without CUDA; or the machine has no driver, no cuBLAS, or no such GPU.
-    pub fn cuda(number: usize, compute: Compute, block_tokens: usize) -> Result<Self, LoadError> {
+    pub fn cuda(
+        number: usize,
+        compute: Compute,
+        block_tokens: usize,
+        graphs: bool,
+    ) -> Result<Self, LoadError> {
         #[cfg(feature = "cuda")]
         let gpu = lava_kernels::cuda::CudaDevice::open(number);
         #[cfg(not(feature = "cuda"))]
@@ -51,6 +58,7 @@ impl OnDevice {
             gpu: gpu?,
             compute,
             block_tokens,
+            graphs,
         })
     }
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lava_cuda_on_cpu::{Element, Fault, Launch as Watched, Machine, Order, Program};
-use lava_kernels::cuda::{Address, Compute, Device, DeviceError, Gpu, Launch, Mark, Product};
+use lava_kernels::cuda::{
+    Address, Compute, Device, DeviceError, Gpu, Launch, Mark, Product, Recording,
+};
 
 /// Every file of `kernels/cuda` that has kernels.
 const SOURCES: [&str; 8] = [
@@ -51,14 +53,16 @@ struct State {
 struct Pending {
     done: u64,
     tasks: VecDeque<Task>,
+    /// What is written down and not done.
+    recorded: Option<Vec<Asked>>,
 }
 
 /// Something that is asked of the machine.
-type Asked = dyn FnOnce(&mut Machine) -> Result<(), Fault> + Send;
+type Asked = Arc<dyn Fn(&mut Machine) -> Result<(), Fault> + Send + Sync>;
 
 /// Something to do.
 enum Task {
-    Do(Box<Asked>),
+    Do(Asked),
     WaitFor(Point),
 }
 
@@ -175,10 +179,27 @@ impl Pending {
 }
 
 impl Queue {
-    fn ask(&self, task: impl FnOnce(&mut Machine) -> Result<(), Fault> + Send + 'static) {
+    fn ask(&self, task: impl Fn(&mut Machine) -> Result<(), Fault> + Send + Sync + 'static) {
         let mut state = self.gpu.state();
         let pending = &mut state.queues[self.number];
-        pending.tasks.push_back(Task::Do(Box::new(task)));
+        assert!(
+            pending.recorded.is_none(),
+            "only kernels and products are recorded"
+        );
+        pending.tasks.push_back(Task::Do(Arc::new(task)));
+    }
+
+    /// The same for what may be recorded.
+    fn ask_or_record(
+        &self,
+        task: impl Fn(&mut Machine) -> Result<(), Fault> + Send + Sync + 'static,
+    ) {
+        let mut state = self.gpu.state();
+        let pending = &mut state.queues[self.number];
+        match &mut pending.recorded {
+            Some(recorded) => recorded.push(Arc::new(task)),
+            None => pending.tasks.push_back(Task::Do(Arc::new(task))),
+        }
     }
 }
 
@@ -254,7 +275,7 @@ impl Device for Queue {
             threads: launch.threads,
             parameters: launch.parameters.clone(),
         };
-        self.ask(move |gpu| gpu.launch(&launch));
+        self.ask_or_record(move |gpu| gpu.launch(&launch));
         Ok(())
     }
 
@@ -272,7 +293,7 @@ impl Device for Queue {
             out: product.out,
             is_out_wide: product.is_out_wide,
         };
-        self.ask(move |gpu| gpu.multiply(&product));
+        self.ask_or_record(move |gpu| gpu.multiply(&product));
         Ok(())
     }
 
@@ -294,5 +315,27 @@ impl Device for Queue {
     fn wait(&self) -> Result<(), DeviceError> {
         let done = self.gpu.state().finish(self.number);
         done.map_err(failed("waiting"))
+    }
+
+    fn begin_recording(&self) -> Result<(), DeviceError> {
+        let mut state = self.gpu.state();
+        state.queues[self.number].recorded = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_recording(&self) -> Result<Recording, DeviceError> {
+        let mut state = self.gpu.state();
+        let recorded = state.queues[self.number].recorded.take();
+        let recorded = recorded.expect("a recording was begun");
+        Ok(Recording(Arc::new(recorded)))
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<(), DeviceError> {
+        let recorded = recording.0.downcast_ref::<Vec<Asked>>();
+        let recorded = recorded.expect("recordings of one GPU are not given to another kind");
+        let mut state = self.gpu.state();
+        let tasks = &mut state.queues[self.number].tasks;
+        tasks.extend(recorded.iter().cloned().map(Task::Do));
+        Ok(())
     }
 }

@@ -27,6 +27,8 @@ pub struct ModelSection {
     pub compute: ComputeName,
     /// Tokens of a prompt that pass a layer together on a GPU.
     pub block_tokens: usize,
+    /// Whether a GPU's steps are recorded as CUDA graphs.
+    pub graphs: bool,
 }
 
 impl Default for ModelSection {
@@ -39,6 +41,7 @@ impl Default for ModelSection {
             device: DeviceName::Cpu,
             compute: ComputeName::default(),
             block_tokens: 4096,
+            graphs: false,
         }
     }
 }
@@ -166,7 +169,7 @@ impl ModelSection {
             DeviceName::Cpu => Ok(None),
             DeviceName::Cuda(number) => {
                 let block_tokens = self.block_tokens.max(1);
-                OnDevice::cuda(number, self.compute.into(), block_tokens).map(Some)
+                OnDevice::cuda(number, self.compute.into(), block_tokens, self.graphs).map(Some)
             }
         }
     }

@@ -47,6 +47,7 @@ fn toy_on_gpu() -> (Arc<Loaded>, WatchedGpu) {
         gpu: gpu.gpu(),
         compute: Compute::F16,
         block_tokens: 64,
+        graphs: false,
     };
     let model = Model::load_on(on, &files, WeightFormat::Stored, &mut |_, _| {}).unwrap();
     let loaded = Loaded::of(model, "toy".into(), vec![RowFormat::F16], &files).unwrap();

@@ -10,14 +10,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublas::{self, CudaBlas};
 use cudarc::driver::result as driver;
+use cudarc::driver::sys::CUgraphInstantiate_flags;
 use cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+use cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig,
-    PushKernelArg,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError,
+    LaunchConfig, PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
 
-use super::{Address, Compute, Device, DeviceError, Gpu, Launch, Mark, Product};
+use super::{Address, Compute, Device, DeviceError, Gpu, Launch, Mark, Product, Recording};
 use pinned::Pinned;
 
 /// What nvcc made of `kernels/cuda`, a file each.
@@ -36,6 +38,17 @@ pub struct CudaDevice {
     /// On the way of large copies.
     staging: Mutex<Pinned>,
 }
+
+/// Launches that the driver knows as one.
+struct Graph(Mutex<CudaGraph>);
+
+// SAFETY: a graph may be used by any thread as long as only one does at a time, which the lock sees to; a thread that
+// uses it names the device first (cudarc does so in `launch`).
+#[allow(unsafe_code, reason = "see above")]
+unsafe impl Send for Graph {}
+// SAFETY: see above.
+#[allow(unsafe_code, reason = "see above")]
+unsafe impl Sync for Graph {}
 
 /// What all streams of a GPU share.
 struct Card {
@@ -287,6 +300,32 @@ impl Device for CudaDevice {
         self.stream
             .synchronize()
             .map_err(failed("waiting for the device"))
+    }
+
+    fn begin_recording(&self) -> Result<(), DeviceError> {
+        // Other threads may use the other stream meanwhile.
+        let begun = self
+            .stream
+            .begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+        begun.map_err(failed("beginning a graph"))
+    }
+
+    fn end_recording(&self) -> Result<Recording, DeviceError> {
+        let ended = self.stream.end_capture(CUgraphInstantiate_flags(0));
+        match ended.map_err(failed("ending a graph"))? {
+            Some(graph) => Ok(Recording(Arc::new(Graph(graph.into())))),
+            None => Err(DeviceError::Failed {
+                doing: "ending a graph",
+                reason: "none was begun, or it was broken off".to_owned(),
+            }),
+        }
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<(), DeviceError> {
+        let graph = recording.0.downcast_ref::<Graph>();
+        let graph = graph.expect("recordings of one GPU are not given to another kind");
+        let graph = graph.0.lock().unwrap_or_else(PoisonError::into_inner);
+        graph.launch().map_err(failed("launching a graph"))
     }
 }
 

@@ -85,6 +85,35 @@ pub trait Device: fmt::Debug + Send + Sync {
     /// # Errors
     /// What went wrong in it.
     fn wait(&self) -> Result<(), DeviceError>;
+
+    /// From now on kernels and products that are asked for are written down and not done. Nothing else may be asked for
+    /// until the [end](Device::end_recording).
+    ///
+    /// # Errors
+    /// The device's.
+    fn begin_recording(&self) -> Result<(), DeviceError>;
+
+    /// What was written down.
+    ///
+    /// # Errors
+    /// The device's; nothing is written down any more then either.
+    fn end_recording(&self) -> Result<Recording, DeviceError>;
+
+    /// Does what was written down, with the same addresses.
+    ///
+    /// # Errors
+    /// The device's.
+    fn replay(&self, recording: &Recording) -> Result<(), DeviceError>;
+}
+
+/// Kernels and products of a queue, to be done any number of times: what the device made that wrote them down.
+#[derive(Clone)]
+pub struct Recording(pub Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recording")
+    }
 }
 
 /// A point in a queue of a GPU: what the device made that gave it.

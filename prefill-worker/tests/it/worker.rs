@@ -43,6 +43,7 @@ pub(crate) fn load_on_gpu(toy: &ToyModel) -> (Arc<Loaded>, WatchedGpu) {
         gpu: gpu.gpu(),
         compute: Compute::Bf16,
         block_tokens: 64,
+        graphs: false,
     };
     let model = Model::load_on(on, &files, WeightFormat::Stored, &mut |_, _| {}).unwrap();
     let formats = RowFormat::ALL[1..].to_vec();

@@ -5,7 +5,6 @@ use lava_kernels::cuda::{
 };
 
 use super::model::{DeviceLayer, DeviceModel};
-use super::upload::numbers;
 
 /// Bytes of an activation.
 pub(super) const NARROW: usize = 2;
@@ -136,11 +135,10 @@ impl Block<'_> {
         self.multiply(gated, &layer.down, (c.intermediate, c.hidden), self.y)
     }
 
-    /// Next-token logits behind all layers, `[T, V]`.
-    pub(super) fn logits(&self) -> Result<Vec<Vec<f32>>, DeviceError> {
+    /// Next-token logits behind all layers, `f32` `[T, V]`, into `out`.
+    pub(super) fn logits(&self, out: &Buffer) -> Result<(), DeviceError> {
         let c = &self.model.config;
         self.add_and_norm(Some(self.y), &self.model.norm)?;
-        let logits = Buffer::new(self.model.device(), WIDE * self.tokens * c.vocabulary)?;
         let output = self.model.output.as_ref().unwrap_or(&self.model.embedding);
         self.model.device().multiply(&Product {
             compute: self.model.compute(),
@@ -149,12 +147,9 @@ impl Block<'_> {
             outputs: c.vocabulary,
             x: self.work.normed.address(),
             weight: output.address(),
-            out: logits.address(),
+            out: out.part(0, WIDE * self.tokens * c.vocabulary),
             is_out_wide: true,
-        })?;
-        let logits = logits.read(0, logits.len())?;
-        let rows = logits.chunks_exact(WIDE * c.vocabulary);
-        Ok(rows.map(numbers).collect())
+        })
     }
 
     fn add_and_norm(&self, y: Option<Address>, weight: &Buffer) -> Result<(), DeviceError> {

@@ -355,13 +355,15 @@ impl RaggedCache {
             let tables = self.tables.iter();
             let pages = tables.map(|table| {
                 let wide = &table.wide;
-                (wide.rows() + more).div_ceil(wide.page_rows()) - wide.numbers().len()
+                // It may have taken them before, and failed then.
+                let pages = (wide.rows() + more).div_ceil(wide.page_rows());
+                pages.saturating_sub(wide.numbers().len())
             });
             pages.sum()
         };
-        // The most rows that the free pages give to every table. Each takes a page of its own at some time, so there
-        // are at most as many as one table alone could have.
-        let (mut fits, mut too_many) = (0, (free + 1) * self.tables[0].wide.page_rows() + 1);
+        // The most rows that the pages give to every table: fewer than one table alone could have.
+        let alone = (self.reservation.pages() + 1) * self.tables[0].wide.page_rows();
+        let (mut fits, mut too_many) = (0, alone + 1);
         while too_many - fits > 1 {
             let middle = fits + (too_many - fits) / 2;
             match needed(middle) <= free {

@@ -1,10 +1,11 @@
 //! Weights in a GPU's memory.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use lava_kernels::Matrix;
 use lava_kernels::cuda::{Buffer, Compute, Device, DeviceError, Gpu, HEAD_DIMS};
 
+use super::steps::Steps;
 use crate::config::ModelConfig;
 use crate::error::LoadError;
 use crate::host::{Ends, Layer};
@@ -26,6 +27,7 @@ pub(crate) struct DeviceModel {
     /// `None`: the embedding serves.
     pub(super) output: Option<Buffer>,
     pub(super) rope: Rope,
+    pub(super) steps: Mutex<Steps>,
 }
 
 #[derive(Debug)]
@@ -135,6 +137,7 @@ impl DeviceModel {
             norm: Buffer::of(&on.gpu.compute, bytemuck::cast_slice(&ends.norm))?,
             output: ends.output.as_ref().map(matrix).transpose()?,
             rope: Rope::new(&config),
+            steps: Mutex::default(),
             layers,
             config,
             on,

@@ -8,7 +8,7 @@ use lava_kernels::cuda::{Buffer, DeviceError, PrefillAttention};
 use super::block::{Block, NARROW, WIDE, Work};
 use super::model::DeviceModel;
 use super::observer::{FullLayer, LastQueries};
-use super::upload::{Place, Upload};
+use super::upload::{Place, Upload, numbers};
 use crate::error::EngineError;
 use crate::keeping::Keeping;
 use crate::pass::Pass;
@@ -199,6 +199,8 @@ impl<'a> Prompt<'a> {
     /// Of the last token, `[V]`.
     fn logits(&self) -> Result<Vec<f32>, DeviceError> {
         let last = self.block(self.tokens - 1..self.tokens);
-        Ok(last.logits()?.remove(0))
+        let logits = Buffer::new(self.model.device(), WIDE * self.model.config.vocabulary)?;
+        last.logits(&logits)?;
+        Ok(numbers(&logits.read(0, logits.len())?))
     }
 }

@@ -28,6 +28,11 @@ impl Upload {
         Place { offset, bytes }
     }
 
+    /// All of them as they lie in a buffer.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// All of them in a buffer.
     pub(crate) fn send(self, device: &Arc<dyn Device>) -> Result<Buffer, DeviceError> {
         Buffer::of(device, &self.0)
