@@ -22,8 +22,8 @@ pub struct Model {
 /// Where a model runs.
 #[derive(Debug)]
 pub(crate) enum Place {
-    Host(HostModel),
-    Device(DeviceModel),
+    Host(Box<HostModel>),
+    Device(Box<DeviceModel>),
 }
 
 /// A GPU, and how a model runs on it.
@@ -80,7 +80,7 @@ impl Model {
             Ok(())
         };
         let (config, ends, fingerprint) = read(files, format, &mut take, progress)?;
-        let place = Place::Host(HostModel::new(config, ends, layers));
+        let place = Place::Host(Box::new(HostModel::new(config, ends, layers)));
         Ok(Self { fingerprint, place })
     }
 
@@ -100,7 +100,8 @@ impl Model {
             Ok(())
         };
         let (config, ends, fingerprint) = read(files, format, &mut take, progress)?;
-        let place = Place::Device(DeviceModel::new(on, config, &ends, layers)?);
+        let model = DeviceModel::new(on, config, &ends, layers)?;
+        let place = Place::Device(Box::new(model));
         Ok(Self { fingerprint, place })
     }
 
