@@ -143,7 +143,14 @@ impl Model {
     /// # Errors
     /// A GPU has too little memory for them.
     pub fn pool(&self, pages: usize) -> Result<PagePool, EngineError> {
-        let page_bytes = self.config().page_bytes();
+        self.pool_of(self.config().page_bytes(), pages)
+    }
+
+    /// The same with pages of another size than the model's own.
+    ///
+    /// # Errors
+    /// As for [`pool`](Self::pool).
+    pub fn pool_of(&self, page_bytes: usize, pages: usize) -> Result<PagePool, EngineError> {
         match &self.place {
             Place::Host(_) => Ok(PagePool::new(page_bytes, pages)),
             Place::Device(model) => PagePool::on(model.gpu(), page_bytes, pages),

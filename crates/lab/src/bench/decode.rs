@@ -167,7 +167,7 @@ fn prefill(model: &Model, groups: &mut [Group], steps: usize) -> Result<(), Engi
         requests.extend(vec![request; case.batch]);
     }
     let pages = requests.iter().map(|one| one.pages_max(model, page_bytes));
-    let pool = model.pool(pages.sum())?;
+    let pool = model.pool_of(page_bytes, pages.sum())?;
     let mut caches = model.prefill_each(&requests, &pool)?.into_iter();
     for group in groups {
         group.caches = caches.by_ref().take(group.case.batch).collect();
