@@ -12,6 +12,7 @@ mod eval;
 mod files;
 mod generate;
 mod golden;
+mod gpus;
 mod heap;
 mod model;
 mod options;
@@ -44,6 +45,8 @@ enum Command {
     Prefill(process::ConfigArgs),
     /// Run a decode worker.
     Decode(process::ConfigArgs),
+    /// List GPUs that models can run on, and what is missing.
+    Gpus,
     /// Let a worker finish what it has and end.
     Drain(drain::Drain),
     /// Answer a prompt and show what the cache kept: in this process, or from a coordinator.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Coordinator(args) => coordinator::run(&args).map(done),
         Command::Prefill(args) => workers::prefill(&args).map(done),
         Command::Decode(args) => workers::decode(&args).map(done),
+        Command::Gpus => gpus::run().map(done),
         Command::Drain(options) => drain::run(&options).map(done),
         Command::Generate(options) => match &options.addr {
             Some(address) => remote::run(&options, address).map(done),

@@ -1,6 +1,7 @@
 //! A GPU of NVIDIA's. Its driver and cuBLAS are loaded when it is opened, so a program that may use one starts on
 //! machines that have none.
 
+mod libraries;
 mod pinned;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use super::{Address, Compute, Device, DeviceError, Gpu, Launch, Mark, Product, Recording};
+pub use libraries::{LIBRARIES, Library};
 use pinned::Pinned;
 
 /// What nvcc made of `kernels/cuda`, a file each.
@@ -64,7 +66,7 @@ impl CudaDevice {
     /// # Errors
     /// A machine without a driver, cuBLAS, or that device; or whose driver cannot run our kernels.
     pub fn open(ordinal: usize) -> Result<Gpu, DeviceError> {
-        check_libraries()?;
+        libraries::check()?;
         let context = CudaContext::new(ordinal).map_err(failed("opening the device"))?;
         let load = |image: &&[u8]| context.load_module(Ptx::from_binary(image.to_vec()));
         let modules: Result<Vec<_>, _> = IMAGES.iter().map(load).collect();
@@ -78,6 +80,16 @@ impl CudaDevice {
             compute: Arc::new(Self::stream(&card, &context)?),
             copies: Arc::new(Self::stream(&card, &context)?),
         })
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// A machine without a driver, or the driver's.
+    pub fn count() -> Result<usize, DeviceError> {
+        libraries::check()?;
+        let count = CudaContext::device_count().map_err(failed("counting devices"))?;
+        Ok(count.try_into().unwrap_or(0))
     }
 
     fn stream(card: &Arc<Card>, context: &Arc<CudaContext>) -> Result<Self, DeviceError> {
@@ -355,29 +367,4 @@ fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
         let most = (&raw mut most).cast();
         cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, most).result()
     }
-}
-
-/// cudarc panics where a library cannot be loaded.
-#[allow(unsafe_code, reason = "loading a library runs its code")]
-fn check_libraries() -> Result<(), DeviceError> {
-    // SAFETY: what is loaded are the driver's and CUDA's own libraries, as in every program that uses a GPU.
-    let (has_driver, has_blas) = unsafe {
-        (
-            cudarc::driver::sys::is_culib_present(),
-            cublas::sys::is_culib_present(),
-        )
-    };
-    if !has_driver {
-        return Err(DeviceError::NoLibrary {
-            library: "libcuda.so.1",
-            needs: "this machine has no NVIDIA driver",
-        });
-    }
-    if !has_blas {
-        return Err(DeviceError::NoLibrary {
-            library: "libcublas.so.13",
-            needs: "install CUDA 13's cuBLAS, or name its folder in LD_LIBRARY_PATH",
-        });
-    }
-    Ok(())
 }

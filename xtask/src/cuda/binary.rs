@@ -50,7 +50,16 @@ pub(crate) fn check(lava: &Path, out: &Path) -> Result<()> {
     if !said.contains("libcublas.so.13 cannot be loaded") {
         bail!("lava has a driver and no cuBLAS, and does not say so:\n{said}");
     }
-    println!("lava with CUDA starts here, and names the driver and cuBLAS as missing");
+    let listed = Command::new(lava).arg("gpus").output()?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    for library in ["libcuda.so.1", "libcublas.so.13", "libnccl.so.2"] {
+        if !listed.lines().any(|line| line.starts_with(library)) {
+            bail!("`lava gpus` does not say whether {library} is there:\n{listed}");
+        }
+    }
+    println!(
+        "lava with CUDA starts here, and names the driver and cuBLAS as missing; all in all:\n{listed}"
+    );
     Ok(())
 }
 
