@@ -115,7 +115,7 @@ impl RaggedCache {
         self.shape().layers * self.mean_keys_of_layer()
     }
 
-    fn pool_place(&self) -> PoolPlace {
+    pub(super) fn pool_place(&self) -> PoolPlace {
         let pages = self.device_pages().expect("the cache is on a GPU");
         let table = &self.tables[0];
         PoolPlace {
@@ -395,10 +395,6 @@ impl RaggedCache {
             table.wide.grow(&mut self.reservation, 1);
         }
         self.advance();
-    }
-
-    pub(super) fn pool(&self) -> PoolPlace {
-        self.pool_place()
     }
 }
 

@@ -142,7 +142,7 @@ impl Shape {
                     format,
                     turns: at..at + 1,
                     pieces,
-                    pool: cache.pool(),
+                    pool: cache.pool_place(),
                 }),
             }
         }
