@@ -23,7 +23,7 @@ mod window;
 pub use append::Append;
 pub use cache::{PoolPlace, SequencePlace, TablePlace};
 #[cfg(feature = "cuda")]
-pub use card::{CudaDevice, LIBRARIES, Library};
+pub use card::{CudaDevice, LIBRARIES, Library, Nccl, NcclError, NcclPeer};
 pub use copy::{CopyRows, Direction, RunPlace};
 pub use decode::{DecodeStep, pieces};
 pub use device::{Buffer, Device, DeviceError, Gpu, Mark, Recording};

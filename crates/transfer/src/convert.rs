@@ -1,11 +1,13 @@
 //! Messages of the wire and the types of `crates/kv`.
 
+use bytes::Bytes;
 use lava_kv::{CacheShape, Frame, Header, Receipt, Seal, Ticket, WIRE_VERSION, WireError};
 use lava_proto::worker as proto;
 
 use crate::error::ReceiveError;
+use crate::lane::LaneId;
 
-pub(crate) fn header_to_wire(header: &Header) -> proto::Header {
+pub(crate) fn header_to_wire(header: &Header, lane: Option<LaneId>) -> proto::Header {
     let shape = header.shape;
     proto::Header {
         wire_version: WIRE_VERSION,
@@ -20,6 +22,15 @@ pub(crate) fn header_to_wire(header: &Header) -> proto::Header {
         window_rows: shape.window_rows as u32,
         row_format: shape.format.name().to_owned(),
         wide_rows: shape.wide_rows as u32,
+        lane: lane.map_or_else(Bytes::new, |lane| lane.to_vec().into()),
+    }
+}
+
+/// The lane that a header names.
+pub(crate) fn lane_from_wire(header: &proto::Header) -> Result<Option<LaneId>, ReceiveError> {
+    match &header.lane[..] {
+        [] => Ok(None),
+        lane => Ok(Some(sixteen("lane", lane)?)),
     }
 }
 
@@ -31,14 +42,6 @@ pub(crate) fn header_from_wire(header: &proto::Header) -> Result<Header, Receive
             expected: WIRE_VERSION,
         }));
     }
-    let sixteen = |field, bytes: &[u8]| {
-        let found = bytes.len();
-        <[u8; 16]>::try_from(bytes).map_err(|_| ReceiveError::FieldLen {
-            field,
-            found,
-            expected: 16,
-        })
-    };
     Ok(Header {
         ticket: Ticket(sixteen("ticket", &header.ticket)?),
         attempt: header.attempt,
@@ -56,11 +59,30 @@ pub(crate) fn header_from_wire(header: &proto::Header) -> Result<Header, Receive
     })
 }
 
+fn sixteen(field: &'static str, bytes: &[u8]) -> Result<[u8; 16], ReceiveError> {
+    bytes.try_into().map_err(|_| ReceiveError::FieldLen {
+        field,
+        found: bytes.len(),
+        expected: 16,
+    })
+}
+
 pub(crate) fn frame_to_wire(frame: Frame) -> proto::Frame {
     proto::Frame {
         sequence: frame.sequence,
         checksum: frame.checksum,
         payload: frame.payload,
+        by_lane: false,
+    }
+}
+
+/// A frame whose payload goes over a lane.
+pub(crate) fn frame_by_lane(frame: &Frame) -> proto::Frame {
+    proto::Frame {
+        sequence: frame.sequence,
+        checksum: frame.checksum,
+        payload: Bytes::new(),
+        by_lane: true,
     }
 }
 

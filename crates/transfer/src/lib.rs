@@ -1,5 +1,5 @@
-//! Moves a compact cache from a prefill worker to a decode worker over gRPC. It owns the link, the
-//! credit and the deadline; what the frames hold and whether they are right is `crates/kv`'s, where the
+//! Moves a compact cache from a prefill worker to a decode worker over gRPC, with payloads over NCCL where both are on GPUs. It owns the
+//! link, the credit and the deadline; what the frames hold and whether they are right is `crates/kv`'s, where the
 //! rows come from and go to is the workers'.
 //!
 //! A transfer is one call of `CacheLink.Ship`: the sender opens with a header, the receiver grants
@@ -10,13 +10,21 @@
 
 mod convert;
 mod error;
+mod fabric;
 mod inbox;
+mod lane;
 mod link;
+#[cfg(feature = "cuda")]
+mod nccl;
 mod ship;
 
 pub use error::{ReceiveError, ShipError};
+pub use fabric::{Communicator, Fabric, FabricError, Rank, UNIQUE_ID_BYTES, UniqueId};
 pub use inbox::{Inbox, Part};
+pub use lane::{LaneCounts, LaneError, LaneSetup, Lanes};
 pub use link::{Link, server};
+#[cfg(feature = "cuda")]
+pub use nccl::NcclFabric;
 pub use ship::{Sent, ship};
 
 /// Largest payload of a frame, in bytes: small enough to interleave with other transfers, large enough

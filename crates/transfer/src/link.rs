@@ -8,24 +8,31 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::MESSAGE_BYTES_MAX;
 use crate::error::ShipError;
+use crate::lane::{LaneSetup, Outgoing};
 
 /// HTTP/2 windows in bytes: a few frames in flight fill a fast link at small distances.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// One connection to a decode worker, for cache traffic only. Cloning shares it. It connects when it is
-/// first used, and again when it broke.
+/// One connection to a decode worker, for cache traffic only, and the lane to it. Cloning shares both. It connects when it
+/// is first used, and again when it broke.
 #[derive(Clone, Debug)]
 pub struct Link {
     channel: Channel,
+    lane: Option<Outgoing>,
 }
 
 impl Link {
-    /// A link to `address`, `host:port`.
+    /// A link to `address`, `host:port`. With `lanes` payloads go over a lane where the receiver has one too. Runs inside
+    /// a runtime.
     ///
     /// # Errors
     /// `Address`: it is not one.
-    pub fn new(address: &str, connect_timeout: Duration) -> Result<Self, ShipError> {
+    pub fn new(
+        address: &str,
+        connect_timeout: Duration,
+        lanes: Option<&LaneSetup>,
+    ) -> Result<Self, ShipError> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
         let endpoint = endpoint.map_err(|_| ShipError::Address {
             address: address.into(),
@@ -39,14 +46,24 @@ impl Link {
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true)
             .connect_lazy();
-        Ok(Self { channel })
+        let lane = lanes.cloned();
+        let lane = lane.map(|setup| Outgoing::new(setup, client(&channel), address.to_owned()));
+        Ok(Self { channel, lane })
     }
 
     pub(crate) fn client(&self) -> CacheLinkClient<Channel> {
-        CacheLinkClient::new(self.channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        client(&self.channel)
     }
+
+    pub(crate) fn lane(&self) -> Option<&Outgoing> {
+        self.lane.as_ref()
+    }
+}
+
+fn client(channel: &Channel) -> CacheLinkClient<Channel> {
+    CacheLinkClient::new(channel.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// The receiver's service with the limits of a link.

@@ -2,6 +2,7 @@
 //! machines that have none.
 
 mod libraries;
+mod nccl;
 mod pinned;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::{Address, Compute, Device, DeviceError, Gpu, Launch, Mark, Product, Recording};
 pub use libraries::{LIBRARIES, Library};
+pub use nccl::{Nccl, NcclError, NcclPeer};
 use pinned::Pinned;
 
 /// What nvcc made of `kernels/cuda`, a file each.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use lava_kv::{Group, Header, Inbound};
 use lava_proto::worker::cache_link_server::CacheLink;
 use lava_proto::worker::{ShipMessage, ShipReply};
-use lava_transfer::{Inbox, Part, server};
+use lava_transfer::{Inbox, Lanes, Part, server};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -60,7 +60,9 @@ async fn receive(
     messages: Streaming<ShipMessage>,
     replies: mpsc::Sender<Result<ShipReply, Status>>,
 ) -> Received {
-    let (header, mut inbox) = Inbox::open(messages, replies).await.unwrap();
+    let (header, mut inbox) = Inbox::open(messages, replies, &Lanes::none())
+        .await
+        .unwrap();
     let mut inbound = Inbound::new(&header, &header, u64::MAX).unwrap();
     let mut received = Received {
         header,

@@ -332,6 +332,9 @@ pub struct Header {
     /// Rows of every layer and head, from the first, that are not packed.
     #[prost(uint32, tag = "12")]
     pub wide_rows: u32,
+    /// The lane that payloads may go over, 16 bytes; empty: none.
+    #[prost(bytes = "bytes", tag = "13")]
+    pub lane: ::prost::bytes::Bytes,
 }
 /// Rows of finished layers; crates/kv says how they lie in it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -344,6 +347,9 @@ pub struct Frame {
     pub checksum: u64,
     #[prost(bytes = "bytes", tag = "3")]
     pub payload: ::prost::bytes::Bytes,
+    /// The payload went over the lane, and is empty here.
+    #[prost(bool, tag = "4")]
+    pub by_lane: bool,
 }
 /// The end of a cache.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -385,6 +391,12 @@ pub struct Credit {
     /// This many more frames.
     #[prost(uint32, tag = "1")]
     pub frames: u32,
+    /// Frames taken in so far; they need not be sent again.
+    #[prost(uint32, tag = "2")]
+    pub taken: u32,
+    /// Payloads may go over the header's lane; said once, with the first leave.
+    #[prost(bool, tag = "3")]
+    pub by_lane: bool,
 }
 /// The cache is whole and its sequence runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -395,6 +407,67 @@ pub struct Receipt {
     /// Checksum of the seal.
     #[prost(fixed64, tag = "2")]
     pub checksum: u64,
+}
+/// From prefill to decode, about a lane.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LaneMessage {
+    #[prost(oneof = "lane_message::Part", tags = "1, 2")]
+    pub part: ::core::option::Option<lane_message::Part>,
+}
+/// Nested message and enum types in `LaneMessage`.
+pub mod lane_message {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Part {
+        /// First.
+        #[prost(message, tag = "1")]
+        Opening(super::LaneOpening),
+        /// Then one for each payload that is sent over it, in this order.
+        #[prost(message, tag = "2")]
+        Payload(super::Payload),
+    }
+}
+/// Who wants to be joined. The sender's rank is 0, the receiver's 1.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LaneOpening {
+    /// NCCL's unique id, 128 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub unique_id: ::prost::bytes::Bytes,
+    /// Version of NCCL; only equal ones can be joined.
+    #[prost(uint32, tag = "2")]
+    pub nccl_version: u32,
+    /// The sender's worker id, another one after each start.
+    #[prost(string, tag = "3")]
+    pub incarnation: ::prost::alloc::string::String,
+}
+/// What comes next over a lane.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Payload {
+    /// Ticket of its transfer, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ticket: ::prost::bytes::Bytes,
+    /// Of its frame.
+    #[prost(uint32, tag = "2")]
+    pub sequence: u32,
+    /// Its length.
+    #[prost(uint32, tag = "3")]
+    pub bytes: u32,
+}
+/// From decode to prefill, about a lane.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LaneReply {
+    /// Said once, when the receiver is about to join.
+    #[prost(message, optional, tag = "1")]
+    pub opened: ::core::option::Option<LaneOpened>,
+}
+/// A lane.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LaneOpened {
+    /// What headers name it by, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub lane: ::prost::bytes::Bytes,
+    /// The receiver's worker id.
+    #[prost(string, tag = "2")]
+    pub incarnation: ::prost::alloc::string::String,
 }
 /// What a worker does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1486,6 +1559,24 @@ pub mod cache_link_client {
                 .insert(GrpcMethod::new("lava.worker.v1.CacheLink", "Ship"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Joins a GPU of each worker by NCCL, so that payloads of frames may go from one to the other. Ends with the call.
+        pub async fn lane(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::LaneMessage>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LaneReply>>,
+            tonic::Status,
+        > {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/lava.worker.v1.CacheLink/Lane");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lava.worker.v1.CacheLink", "Lane"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1511,6 +1602,16 @@ pub mod cache_link_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::ShipMessage>>,
         ) -> std::result::Result<tonic::Response<Self::ShipStream>, tonic::Status>;
+        /// Server streaming response type for the Lane method.
+        type LaneStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LaneReply, tonic::Status>,
+            > + std::marker::Send
+            + 'static;
+        /// Joins a GPU of each worker by NCCL, so that payloads of frames may go from one to the other. Ends with the call.
+        async fn lane(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::LaneMessage>>,
+        ) -> std::result::Result<tonic::Response<Self::LaneStream>, tonic::Status>;
     }
     /// Where a decode worker takes caches in.
     #[derive(Debug)]
@@ -1610,6 +1711,45 @@ pub mod cache_link_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ShipSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lava.worker.v1.CacheLink/Lane" => {
+                    #[allow(non_camel_case_types)]
+                    struct LaneSvc<T: CacheLink>(pub Arc<T>);
+                    impl<T: CacheLink> tonic::server::StreamingService<super::LaneMessage> for LaneSvc<T> {
+                        type Response = super::LaneReply;
+                        type ResponseStream = T::LaneStream;
+                        type Future =
+                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::LaneMessage>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as CacheLink>::lane(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LaneSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

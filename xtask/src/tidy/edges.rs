@@ -14,7 +14,10 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     ("kernels", &["crates/kv"]),
     ("crates/text", &["crates/gguf"]),
     ("crates/cluster", &["crates/node"]),
-    ("crates/transfer", &["proto", "crates/kv"]),
+    (
+        "crates/transfer",
+        &["proto", "crates/kv", "crates/node", "kernels"],
+    ),
     (
         "crates/engine",
         &["crates/lava", "crates/gguf", "crates/kv", "kernels"],
@@ -71,7 +74,10 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "decode-worker",
         ],
     ),
-    ("crates/test-support", &["crates/cuda-on-cpu", "kernels"]),
+    (
+        "crates/test-support",
+        &["crates/cuda-on-cpu", "crates/transfer", "kernels"],
+    ),
     ("crates/cuda-on-cpu", &[]),
     ("xtask", &[]),
 ];

@@ -1,38 +1,15 @@
 use std::time::Duration;
 
-use lava_kv::{Header, Receipt, WireError};
+use lava_kv::{Header, WireError};
 use lava_proto::worker::cache_link_client::CacheLinkClient;
 use lava_proto::worker::ship_message::Part as Message;
 use lava_proto::worker::{Frame, ShipMessage};
-use lava_transfer::{Link, Part, ReceiveError, Sent, ShipError, ship};
+use lava_transfer::{Link, Part, ReceiveError, ShipError};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::receiver::{Behaviour, start};
-use crate::sender::{ROWS, header, parts};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Ships `parts`; the channel is closed behind them.
-async fn send(
-    link: &Link,
-    header: &Header,
-    parts: Vec<Part>,
-    deadline: Duration,
-) -> (Result<Receipt, ShipError>, u64) {
-    let (queue, waiting) = mpsc::channel(parts.len().max(1));
-    for part in parts {
-        queue.try_send(part).unwrap();
-    }
-    drop(queue);
-    let sent = Sent::default();
-    let deadline = Instant::now() + deadline;
-    let result = timeout(PATIENCE, ship(link, header, waiting, &sent, deadline)).await;
-    (
-        result.expect("a transfer ends by its deadline"),
-        sent.bytes(),
-    )
-}
+use crate::sender::{PATIENCE, ROWS, header, parts, send};
 
 fn payload_bytes(parts: &[Part]) -> u64 {
     let bytes = parts.iter().map(|part| match part {
@@ -49,24 +26,24 @@ async fn a_whole_cache_arrives_with_any_credit_and_is_receipted() {
             credit,
             ..Default::default()
         };
-        let (link, _, ended) = start(behaviour).await;
+        let (link, _, mut ended) = start(behaviour).await;
         let parts = parts(header(1));
         let bytes = payload_bytes(&parts);
         let (receipt, sent) = send(&link, &header(1), parts, PATIENCE).await;
         let receipt = receipt.unwrap();
         assert_eq!((receipt.rows, sent), (ROWS as u64, bytes));
-        assert_eq!(ended.await.unwrap().unwrap(), receipt);
+        assert_eq!(ended.recv().await.unwrap().unwrap(), receipt);
     }
 }
 
 #[tokio::test]
 async fn a_prefill_that_ends_before_its_seal_leaves_a_cut_stream_behind() {
-    let (link, _, ended) = start(Behaviour::default()).await;
+    let (link, _, mut ended) = start(Behaviour::default()).await;
     let mut parts = parts(header(1));
     parts.truncate(3);
     let (result, _) = send(&link, &header(1), parts, PATIENCE).await;
     assert!(matches!(result, Err(ShipError::Unfinished)), "{result:?}");
-    let ended = ended.await.unwrap();
+    let ended = ended.recv().await.unwrap();
     assert!(
         matches!(ended, Err(ReceiveError::Cut | ReceiveError::Link(_))),
         "{ended:?}"
@@ -90,7 +67,7 @@ async fn a_stale_or_foreign_transfer_is_refused_before_its_first_frame() {
         ),
         (Box::new(|h: &mut Header| h.shape.tokens += 1), "shape"),
     ] {
-        let (link, _, ended) = start(Behaviour::default()).await;
+        let (link, _, mut ended) = start(Behaviour::default()).await;
         let mut header = header(1);
         change(&mut header);
         let (result, sent) = send(&link, &header, parts(header), PATIENCE).await;
@@ -99,13 +76,16 @@ async fn a_stale_or_foreign_transfer_is_refused_before_its_first_frame() {
         };
         assert!(status.message().contains(expected), "{status}");
         assert_eq!(sent, 0);
-        assert!(matches!(ended.await.unwrap(), Err(ReceiveError::Wire(_))));
+        assert!(matches!(
+            ended.recv().await.unwrap(),
+            Err(ReceiveError::Wire(_))
+        ));
     }
 }
 
 #[tokio::test]
 async fn a_damaged_frame_ends_the_transfer_on_both_sides() {
-    let (link, _, ended) = start(Behaviour::default()).await;
+    let (link, _, mut ended) = start(Behaviour::default()).await;
     let mut parts = parts(header(1));
     let Part::Frame(frame) = &mut parts[2] else {
         panic!("the third part is a frame");
@@ -113,7 +93,7 @@ async fn a_damaged_frame_ends_the_transfer_on_both_sides() {
     frame.checksum ^= 1;
     let (result, _) = send(&link, &header(1), parts, PATIENCE).await;
     assert!(matches!(result, Err(ShipError::Refused(_))), "{result:?}");
-    let ended = ended.await.unwrap();
+    let ended = ended.recv().await.unwrap();
     assert!(
         matches!(
             ended,
@@ -129,11 +109,11 @@ async fn more_rows_than_reserved_are_refused() {
         rows_max: ROWS - 1,
         ..Default::default()
     };
-    let (link, _, ended) = start(behaviour).await;
+    let (link, _, mut ended) = start(behaviour).await;
     let (result, _) = send(&link, &header(1), parts(header(1)), PATIENCE).await;
     assert!(matches!(result, Err(ShipError::Refused(_))), "{result:?}");
     assert!(matches!(
-        ended.await.unwrap(),
+        ended.recv().await.unwrap(),
         Err(ReceiveError::Wire(WireError::ExceedsReservation { .. }))
     ));
 }
@@ -160,7 +140,7 @@ async fn a_sender_that_does_not_wait_for_credit_is_refused() {
         stall_after: 1,
         ..Default::default()
     };
-    let (_, address, ended) = start(behaviour).await;
+    let (_, address, mut ended) = start(behaviour).await;
     let mut client = CacheLinkClient::connect(format!("http://{address}"))
         .await
         .unwrap();
@@ -171,6 +151,7 @@ async fn a_sender_that_does_not_wait_for_credit_is_refused() {
             sequence: frame.sequence,
             checksum: frame.checksum,
             payload: frame.payload,
+            by_lane: false,
         })),
         Part::Seal(_) => panic!("the first parts are frames"),
     });
@@ -187,19 +168,20 @@ async fn a_sender_that_does_not_wait_for_credit_is_refused() {
         window_rows: 4,
         row_format: "int8".into(),
         wide_rows: 4,
+        lane: Vec::new().into(),
     };
     queue.try_send(wire(Message::Header(begin))).unwrap();
     queue.try_send(frames.next().unwrap()).unwrap();
     queue.try_send(frames.next().unwrap()).unwrap();
     let stream = tokio_stream::wrappers::ReceiverStream::new(messages);
     let _replies = client.ship(stream).await.unwrap();
-    let ended = timeout(PATIENCE, ended).await.unwrap().unwrap();
+    let ended = timeout(PATIENCE, ended.recv()).await.unwrap().unwrap();
     assert!(matches!(ended, Err(ReceiveError::OverCredit)), "{ended:?}");
 }
 
 #[tokio::test]
 async fn a_receiver_of_another_wire_version_is_told_apart() {
-    let (_, address, ended) = start(Behaviour::default()).await;
+    let (_, address, mut ended) = start(Behaviour::default()).await;
     let mut client = CacheLinkClient::connect(format!("http://{address}"))
         .await
         .unwrap();
@@ -211,7 +193,7 @@ async fn a_receiver_of_another_wire_version_is_told_apart() {
         part: Some(Message::Header(begin)),
     };
     let _replies = client.ship(tokio_stream::once(message)).await.unwrap();
-    let ended = timeout(PATIENCE, ended).await.unwrap().unwrap();
+    let ended = timeout(PATIENCE, ended.recv()).await.unwrap().unwrap();
     assert_eq!(
         ended.unwrap_err().to_string(),
         format!(
@@ -227,11 +209,11 @@ async fn an_address_where_nobody_listens_is_a_broken_link() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let link = Link::new(&address, Duration::from_secs(5)).unwrap();
+    let link = Link::new(&address, Duration::from_secs(5), None).unwrap();
     let (result, _) = send(&link, &header(1), parts(header(1)), PATIENCE).await;
     assert!(matches!(result, Err(ShipError::Link(_))), "{result:?}");
     assert!(matches!(
-        Link::new("no address", PATIENCE),
+        Link::new("no address", PATIENCE, None),
         Err(ShipError::Address { .. })
     ));
 }

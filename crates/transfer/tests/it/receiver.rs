@@ -1,15 +1,14 @@
 //! A receiver that checks and counts, with settings for how it misbehaves.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lava_kv::{Inbound, Receipt};
 use lava_proto::worker::cache_link_server::CacheLink;
-use lava_proto::worker::{ShipMessage, ShipReply};
-use lava_transfer::{Inbox, Link, Part, ReceiveError, server};
+use lava_proto::worker::{LaneMessage, LaneReply, ShipMessage, ShipReply};
+use lava_transfer::{Inbox, Lanes, Link, Part, ReceiveError, server};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -42,28 +41,44 @@ pub(crate) type Ending = Result<Receipt, ReceiveError>;
 
 struct Service {
     behaviour: Behaviour,
-    ending: Arc<Mutex<Option<oneshot::Sender<Ending>>>>,
+    lanes: Lanes,
+    endings: mpsc::Sender<Ending>,
 }
 
 #[tonic::async_trait]
 impl CacheLink for Service {
     type ShipStream = ReceiverStream<Result<ShipReply, Status>>;
+    type LaneStream = ReceiverStream<Result<LaneReply, Status>>;
 
     async fn ship(
         &self,
         request: Request<Streaming<ShipMessage>>,
     ) -> Result<Response<Self::ShipStream>, Status> {
         let (replies, stream) = mpsc::channel(4);
-        let (behaviour, ending) = (self.behaviour, Arc::clone(&self.ending));
+        let (behaviour, lanes) = (self.behaviour, self.lanes.clone());
+        let endings = self.endings.clone();
         tokio::spawn(async move {
-            let ended = receive(behaviour, request.into_inner(), replies.clone()).await;
+            let ended = receive(behaviour, &lanes, request.into_inner(), replies.clone()).await;
             if let Err(error) = &ended {
                 let _ = replies
                     .send(Err(Status::data_loss(error.to_string())))
                     .await;
             }
-            let waiting = ending.lock().unwrap().take();
-            waiting.map(|waiting| waiting.send(ended));
+            let _ = endings.send(ended).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn lane(
+        &self,
+        request: Request<Streaming<LaneMessage>>,
+    ) -> Result<Response<Self::LaneStream>, Status> {
+        let (replies, stream) = mpsc::channel(2);
+        let lanes = self.lanes.clone();
+        tokio::spawn(async move {
+            if let Err(error) = lanes.run(request.into_inner(), replies.clone()).await {
+                let _ = replies.try_send(Err(Status::aborted(error.to_string())));
+            }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -71,11 +86,14 @@ impl CacheLink for Service {
 
 async fn receive(
     behaviour: Behaviour,
+    lanes: &Lanes,
     messages: Streaming<ShipMessage>,
     replies: mpsc::Sender<Result<ShipReply, Status>>,
 ) -> Ending {
-    let (found, mut inbox) = Inbox::open(messages, replies).await?;
-    let mut inbound = Inbound::new(&found, &header(1), behaviour.rows_max as u64)?;
+    let (found, mut inbox) = Inbox::open(messages, replies, lanes).await?;
+    // Tickets of concurrent transfers differ, and nothing else.
+    let expected = header(found.ticket.0[0]);
+    let mut inbound = Inbound::new(&found, &expected, behaviour.rows_max as u64)?;
     inbox.grant(behaviour.credit).await;
     let mut frames = 0;
     loop {
@@ -96,19 +114,29 @@ async fn receive(
     }
 }
 
-/// Starts a receiver for one transfer: a link to it, its address, and how the transfer will have ended.
-pub(crate) async fn start(behaviour: Behaviour) -> (Link, SocketAddr, oneshot::Receiver<Ending>) {
+/// Starts a receiver: a link to it, its address, and how its transfers will have ended.
+pub(crate) async fn start(behaviour: Behaviour) -> (Link, SocketAddr, mpsc::Receiver<Ending>) {
+    let (address, ended) = serve(behaviour, Lanes::none()).await;
+    let link = Link::new(&address.to_string(), Duration::from_secs(5), None).unwrap();
+    (link, address, ended)
+}
+
+/// A receiver that may have lanes.
+pub(crate) async fn serve(
+    behaviour: Behaviour,
+    lanes: Lanes,
+) -> (SocketAddr, mpsc::Receiver<Ending>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (ending, ended) = oneshot::channel();
+    let (endings, ended) = mpsc::channel(64);
     let service = Service {
         behaviour,
-        ending: Arc::new(Mutex::new(Some(ending))),
+        lanes,
+        endings,
     };
     let serving = Server::builder()
         .add_service(server(service))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(serving);
-    let link = Link::new(&address.to_string(), Duration::from_secs(5)).unwrap();
-    (link, address, ended)
+    (address, ended)
 }

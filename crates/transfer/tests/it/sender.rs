@@ -1,9 +1,15 @@
 //! A small cache and its parts, as a prefill worker would make them.
 
 use std::ops::Range;
+use std::time::Duration;
 
-use lava_kv::{CacheShape, Header, Outbound, RowFormat, RowSource, Ticket};
-use lava_transfer::Part;
+use lava_kv::{CacheShape, Header, Outbound, Receipt, RowFormat, RowSource, Ticket};
+use lava_transfer::{Link, Part, Sent, ShipError, ship};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+/// Longer than anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const SHAPE: CacheShape = CacheShape {
     layers: 4,
@@ -67,4 +73,25 @@ pub(crate) fn parts(header: Header) -> Vec<Part> {
     }
     parts.push(Part::Seal(outbound.seal(42)));
     parts
+}
+
+/// Ships `parts`; the channel is closed behind them.
+pub(crate) async fn send(
+    link: &Link,
+    header: &Header,
+    parts: Vec<Part>,
+    deadline: Duration,
+) -> (Result<Receipt, ShipError>, u64) {
+    let (queue, waiting) = mpsc::channel(parts.len().max(1));
+    for part in parts {
+        queue.try_send(part).unwrap();
+    }
+    drop(queue);
+    let sent = Sent::default();
+    let deadline = Instant::now() + deadline;
+    let result = timeout(PATIENCE, ship(link, header, waiting, &sent, deadline)).await;
+    (
+        result.expect("a transfer ends by its deadline"),
+        sent.bytes(),
+    )
 }

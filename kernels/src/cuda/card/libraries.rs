@@ -25,12 +25,15 @@ pub const LIBRARIES: [Library; 3] = [
         without: "install CUDA 13's cuBLAS, or name its folder in LD_LIBRARY_PATH",
         is_needed: true,
     },
-    Library {
-        file: "libnccl.so.2",
-        without: "caches go over gRPC, as they do with it until there is a link for NCCL",
-        is_needed: false,
-    },
+    NCCL,
 ];
+
+/// For links that are to go over it.
+pub(super) const NCCL: Library = Library {
+    file: "libnccl.so.2",
+    without: "install NCCL (pip install nvidia-nccl-cu13, with its folder in LD_LIBRARY_PATH), or let caches go over gRPC",
+    is_needed: false,
+};
 
 impl Library {
     /// Whether it can be loaded.
