@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lava_cluster::EtcdConfig;
 use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config, memory_bytes};
-use lava_worker::{ListenSection, ModelSection};
+use lava_worker::{ListenSection, ModelSection, TransferSection};
 use serde::Deserialize;
 
 use crate::sequence::ROOM_MIN;
@@ -23,6 +23,8 @@ pub struct DecodeConfig {
     pub etcd: EtcdConfig,
     /// What it runs.
     pub model: ModelSection,
+    /// How its caches come.
+    pub transfer: TransferSection,
     /// Its own bounds.
     pub decode: DecodeSection,
 }

@@ -3,8 +3,8 @@
 use lava_kv::{Inbound, Receipt};
 use lava_node::Held;
 use lava_proto::worker::cache_link_server::CacheLink;
-use lava_proto::worker::{ShipMessage, ShipReply};
-use lava_transfer::{Inbox, Part};
+use lava_proto::worker::{LaneMessage, LaneReply, ShipMessage, ShipReply};
+use lava_transfer::{Inbox, Lanes, Part};
 use lava_worker::{Refusal, Stage};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -22,6 +22,7 @@ const HEADER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Takes caches in.
 #[derive(Clone)]
 pub(crate) struct Intake {
+    pub(crate) lanes: Lanes,
     pub(crate) tickets: Tickets,
     pub(crate) batch: Batch,
     pub(crate) frames_in_flight_max: u32,
@@ -31,6 +32,7 @@ pub(crate) struct Intake {
 #[tonic::async_trait]
 impl CacheLink for Intake {
     type ShipStream = ReceiverStream<Result<ShipReply, Status>>;
+    type LaneStream = ReceiverStream<Result<LaneReply, Status>>;
 
     async fn ship(
         &self,
@@ -47,6 +49,23 @@ impl CacheLink for Intake {
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
+
+    async fn lane(
+        &self,
+        request: Request<Streaming<LaneMessage>>,
+    ) -> Result<Response<Self::LaneStream>, Status> {
+        // What it is named by, and how it ended.
+        let (replies, stream) = mpsc::channel(2);
+        let lanes = self.lanes.clone();
+        tokio::spawn(async move {
+            let ended = lanes.run(request.into_inner(), replies.clone()).await;
+            if let Err(refusal) = ended.map_err(Refusal::from) {
+                tracing::info!(%refusal, "lane ended");
+                let _ = replies.try_send(Err(refusal.into()));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 }
 
 impl Intake {
@@ -56,7 +75,7 @@ impl Intake {
         replies: mpsc::Sender<Result<ShipReply, Status>>,
     ) -> Result<(), Status> {
         let stage = Stage::Transfer;
-        let (header, inbox) = timeout(HEADER_TIMEOUT, Inbox::open(messages, replies))
+        let (header, inbox) = timeout(HEADER_TIMEOUT, Inbox::open(messages, replies, &self.lanes))
             .await
             .map_err(|_| Refusal::Deadline { stage })?
             .map_err(Refusal::from)?;

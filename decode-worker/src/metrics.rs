@@ -1,8 +1,11 @@
 //! Everything a decode worker counts. Names begin with `lava_decode_`.
 
+use std::sync::Arc;
+
 use lava_engine::PagePool;
 use lava_node::Metrics;
-use lava_worker::{PoolSeries, Stage};
+use lava_transfer::LaneCounts;
+use lava_worker::{LaneSeries, PoolSeries, Stage};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -46,7 +49,7 @@ impl Counters {
         self.cancelled.get_or_create_owned(&StageLabel { stage })
     }
 
-    pub(crate) fn register(metrics: &mut Metrics, pool: PagePool) -> Self {
+    pub(crate) fn register(metrics: &mut Metrics, pool: PagePool, lanes: Arc<LaneCounts>) -> Self {
         let all = Self {
             slots: Gauge::default(),
             tickets: Gauge::default(),
@@ -117,6 +120,7 @@ impl Counters {
         r.register("step_seconds", "Time of a step", all.step_seconds.clone());
         r.register("batch_sequences", "Sequences of a step", all.batch.clone());
         r.register_collector(Box::new(PoolSeries::new(pool)));
+        r.register_collector(Box::new(LaneSeries::new(lanes)));
         // Every stage is listed from the start.
         for stage in [Stage::Reserved, Stage::Transfer, Stage::Decode] {
             all.cancelled_in(stage);

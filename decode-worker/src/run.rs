@@ -7,7 +7,8 @@ use lava_engine::PagePool;
 use lava_node::{Health, Metrics, Shutdown, supervise, supervise_thread};
 use lava_proto::worker::decode_server::{self, DecodeServer};
 use lava_proto::worker::{Load, Role, cache_link_server, worker_server};
-use lava_worker::{Describe, Drain, Loaded, Membership, serve, server_builder};
+use lava_transfer::{LaneCounts, Lanes};
+use lava_worker::{Describe, Drain, LanePlan, Loaded, Membership, serve, server_builder};
 use tokio::net::TcpListener;
 
 use crate::batch::Batch;
@@ -23,31 +24,41 @@ pub struct DecodeWorker {
     loaded: Arc<Loaded>,
     pool: PagePool,
     counters: Counters,
+    lanes: Option<LanePlan>,
+    lane_counts: Arc<LaneCounts>,
 }
 
 impl DecodeWorker {
-    /// A worker for a loaded model. Its series are registered in `metrics`.
+    /// A worker for a loaded model, which takes caches in over gRPC, and over lanes where it may. Its series are registered in `metrics`.
     ///
     /// # Errors
     /// A GPU has no room for its caches.
-    pub fn new(section: DecodeSection, loaded: Arc<Loaded>, metrics: &mut Metrics) -> Result<Self> {
+    pub fn new(
+        section: DecodeSection,
+        loaded: Arc<Loaded>,
+        lanes: Option<LanePlan>,
+        metrics: &mut Metrics,
+    ) -> Result<Self> {
         let page_bytes = loaded.model.config().page_bytes();
         let pool = loaded
             .model
             .pool(section.pages(page_bytes, loaded.model.device_bytes()?))?;
-        let counters = Counters::register(metrics, pool.clone());
+        let lane_counts = Arc::<LaneCounts>::default();
+        let counters = Counters::register(metrics, pool.clone(), Arc::clone(&lane_counts));
         Ok(Self {
             section,
             loaded,
             pool,
             counters,
+            lanes,
+            lane_counts,
         })
     }
 
     /// Serves until `shutdown`, then finishes what runs within the drain timeout.
     ///
     /// # Errors
-    /// The socket or the engine's thread failed.
+    /// The socket failed, or a part of the worker, which has drained then.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -77,7 +88,11 @@ impl DecodeWorker {
             health.clone(),
             shutdown.clone(),
         );
+        let lanes = self.lanes.clone();
+        let counts = Arc::clone(&self.lane_counts);
+        let lanes = lanes.map(|plan| Lanes::new(plan.setup(&membership.worker_id, counts)));
         let intake = Intake {
+            lanes: lanes.unwrap_or_default(),
             tickets: tickets.clone(),
             batch,
             frames_in_flight_max: self.section.frames_in_flight_max,
@@ -112,7 +127,7 @@ impl DecodeWorker {
             .add_service(health.service(&names));
         let served = serve(router, listener, membership, health, shutdown, drain)
             .await
-            .context("the decode worker's server failed");
+            .context("the decode worker failed");
         sweeping.abort();
         served
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lava_cluster::EtcdConfig;
 use lava_node::{ConfigError, HttpConfig, TelemetryConfig, config};
-use lava_worker::{ListenSection, ModelSection};
+use lava_worker::{ListenSection, ModelSection, TransferSection};
 use serde::Deserialize;
 
 /// All of `prefill.toml`. `deploy/config/prefill.toml` documents every key.
@@ -21,6 +21,8 @@ pub struct PrefillConfig {
     pub etcd: EtcdConfig,
     /// What it runs.
     pub model: ModelSection,
+    /// How its caches leave.
+    pub transfer: TransferSection,
     /// Its own bounds.
     pub prefill: PrefillSection,
 }

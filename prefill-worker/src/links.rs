@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lava_transfer::{Link, ShipError};
+use lava_transfer::{LaneSetup, Link, ShipError};
 
 /// Decode workers that are remembered; a fleet has fewer, restarts with other ports add up.
 const LINKS_MAX: usize = 1024;
@@ -13,13 +13,15 @@ const LINKS_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Links {
     connect_timeout: Duration,
+    lanes: Option<LaneSetup>,
     known: Mutex<HashMap<String, Link>>,
 }
 
 impl Links {
-    pub(crate) fn new(connect_timeout: Duration) -> Self {
+    pub(crate) fn new(connect_timeout: Duration, lanes: Option<LaneSetup>) -> Self {
         Self {
             connect_timeout,
+            lanes,
             known: Mutex::default(),
         }
     }
@@ -30,7 +32,7 @@ impl Links {
         if let Some(link) = known.get(address) {
             return Ok(link.clone());
         }
-        let link = Link::new(address, self.connect_timeout)?;
+        let link = Link::new(address, self.connect_timeout, self.lanes.as_ref())?;
         if known.len() == LINKS_MAX {
             // Links in use live on in their transfers.
             known.clear();

@@ -1,10 +1,12 @@
 //! Everything a prefill worker counts. Names begin with `lava_prefill_`.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use lava_engine::PagePool;
 use lava_node::Metrics;
-use lava_worker::{PoolSeries, Stage};
+use lava_transfer::LaneCounts;
+use lava_worker::{LaneSeries, PoolSeries, Stage};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -53,7 +55,7 @@ impl Counters {
         self.cancelled.get_or_create_owned(&StageLabel { stage })
     }
 
-    pub(crate) fn register(metrics: &mut Metrics, pool: PagePool) -> Self {
+    pub(crate) fn register(metrics: &mut Metrics, pool: PagePool, lanes: Arc<LaneCounts>) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 20));
         let all = Self {
             queue: Gauge::default(),
@@ -82,6 +84,7 @@ impl Counters {
             all.queue_tokens.clone(),
         );
         r.register_collector(Box::new(PoolSeries::new(pool)));
+        r.register_collector(Box::new(LaneSeries::new(lanes)));
         r.register(
             "transfers",
             "Transfers without a receipt yet",

@@ -217,7 +217,11 @@ mod tests {
             queue_tokens_max: 100,
             ..Default::default()
         };
-        let counters = Counters::register(&mut Metrics::new(), PagePool::new(64, 1));
+        let counters = Counters::register(
+            &mut Metrics::new(),
+            PagePool::new(64, 1),
+            std::sync::Arc::default(),
+        );
         let queue = Queue::new(&section, counters.clone());
         let a = queue.enter(500).unwrap();
         let refused = queue.enter(1).unwrap_err().to_string();

@@ -7,7 +7,8 @@ use lava_engine::{PagePool, PrefixCache};
 use lava_node::{Health, Metrics, Shutdown, supervise_thread};
 use lava_proto::worker::prefill_server::{self, PrefillServer};
 use lava_proto::worker::{Load, Role, worker_server};
-use lava_worker::{Describe, Drain, Loaded, Membership, serve, server_builder};
+use lava_transfer::LaneCounts;
+use lava_worker::{Describe, Drain, LanePlan, Loaded, Membership, serve, server_builder};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
@@ -24,16 +25,19 @@ pub struct PrefillWorker {
     loaded: Arc<Loaded>,
     pool: PagePool,
     counters: Counters,
+    lanes: Option<LanePlan>,
+    lane_counts: Arc<LaneCounts>,
 }
 
 impl PrefillWorker {
-    /// A worker for a loaded model. Its series are registered in `metrics`.
+    /// A worker for a loaded model, which ships over gRPC, and over lanes where it may. Its series are registered in `metrics`.
     ///
     /// # Errors
     /// A GPU has no room for its caches, or the section asks for what GPUs cannot do.
     pub fn new(
         section: PrefillSection,
         loaded: Arc<Loaded>,
+        lanes: Option<LanePlan>,
         metrics: &mut Metrics,
     ) -> Result<Self> {
         if loaded.model.device_bytes()?.is_some() && section.prefix_bytes.is_some() {
@@ -43,19 +47,22 @@ impl PrefillWorker {
         }
         let page_bytes = loaded.model.config().page_bytes();
         let pool = loaded.model.pool(section.pages(page_bytes))?;
-        let counters = Counters::register(metrics, pool.clone());
+        let lane_counts = Arc::<LaneCounts>::default();
+        let counters = Counters::register(metrics, pool.clone(), Arc::clone(&lane_counts));
         Ok(Self {
             section,
             loaded,
             pool,
             counters,
+            lanes,
+            lane_counts,
         })
     }
 
     /// Serves until `shutdown`, then finishes what is queued within the drain timeout.
     ///
     /// # Errors
-    /// The socket or the engine's thread failed.
+    /// The socket failed, or a part of the worker, which has drained then.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -104,8 +111,10 @@ impl PrefillWorker {
                 move || counters.queue.get() == 0 && counters.transfers.get() == 0
             },
         };
+        let lanes = self.lanes;
+        let lanes = lanes.map(|plan| plan.setup(&membership.worker_id, self.lane_counts));
         let service = Service {
-            links: Links::new(self.section.connect_timeout()),
+            links: Links::new(self.section.connect_timeout(), lanes),
             loaded: self.loaded,
             queue,
             health: health.clone(),
@@ -121,6 +130,6 @@ impl PrefillWorker {
             );
         serve(router, listener, membership, health, shutdown, drain)
             .await
-            .context("the prefill worker's server failed")
+            .context("the prefill worker failed")
     }
 }

@@ -13,6 +13,16 @@ pub(crate) fn run() -> Result<()> {
             None => println!("{library:<16} found"),
         }
     }
+    match &found.nccl {
+        Ok(release) => println!(
+            "{:<16} {}.{}.{}",
+            "NCCL",
+            release / 10_000,
+            release / 100 % 100,
+            release % 100
+        ),
+        Err(why) => println!("{:<16} cannot be used: {why}", "NCCL"),
+    }
     for (number, (name, bytes)) in found.gpus.iter().enumerate() {
         println!("cuda:{number:<11} {name}, {:.1} GB", *bytes as f64 / 1e9);
     }

@@ -117,8 +117,8 @@ impl Roles {
         Ok(Self {
             listener,
             coordinator: plan.coordinator,
-            prefill: PrefillWorker::new(plan.prefill, loaded.clone(), metrics)?,
-            decode: DecodeWorker::new(plan.decode, loaded, metrics)?,
+            prefill: PrefillWorker::new(plan.prefill, loaded.clone(), None, metrics)?,
+            decode: DecodeWorker::new(plan.decode, loaded, None, metrics)?,
             counters: CoordinatorMetrics::register(metrics),
         })
     }
@@ -129,7 +129,7 @@ impl Roles {
         address.context("a bound socket has an address")
     }
 
-    /// Serves until `shutdown` is triggered and the answers under way have ended.
+    /// Serves until `shutdown` is triggered, or a part fails, and the answers under way have ended.
     pub(crate) async fn run(self, health: Health, shutdown: Shutdown) -> Result<()> {
         let address = self.address()?;
         let judged = health.clone();
@@ -151,6 +151,10 @@ impl Roles {
             decode_health.clone(),
             workers_end.clone(),
         );
+        // A worker that has ended by itself takes the others along.
+        let (end, dying) = (shutdown.clone(), shutdown.clone());
+        let prefilling = async { (prefilling.await, end.trigger()).0 };
+        let decoding = async { (decoding.await, end.trigger()).0 };
         tracing::info!(%address, "all roles ready");
         let coordinating = async {
             let run = lava_coordinator::run(
@@ -165,19 +169,19 @@ impl Roles {
             workers_end.trigger();
             ended
         };
-        // A dead engine makes the whole process unhealthy.
+        // A dead engine makes the whole process unhealthy, and ends it.
         let watching = async {
             let reason = tokio::select! {
                 reason = prefill_health.failure() => reason,
                 reason = decode_health.failure() => reason,
             };
             judged.failed(reason);
+            dying.trigger();
             std::future::pending::<()>().await;
         };
+        let all = async { tokio::join!(prefilling, decoding, coordinating) };
         tokio::select! {
-            ended = async { tokio::try_join!(coordinating, prefilling, decoding) } => {
-                ended.map(|_| ())
-            }
+            (prefill, decode, coordinator) = all => prefill.and(decode).and(coordinator),
             () = watching => Ok(()),
         }
     }

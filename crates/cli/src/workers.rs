@@ -13,13 +13,15 @@ use crate::process::{ConfigArgs, Process, block_on, listen, load, worker_id};
 pub(crate) fn prefill(args: &ConfigArgs) -> Result<()> {
     let config: PrefillConfig = args.load()?;
     config.prefill.check()?;
+    config.transfer.check()?;
     config.model.path_and_name()?;
     let etcd = config.etcd.clone().into_plan()?;
     block_on(async {
         let mut process = Process::start(&config.telemetry, &config.http)?;
         let listener = listen(config.listen.address).await?;
+        let lanes = config.transfer.lanes(&config.model)?;
         let loaded = load(&config.model).await?;
-        let worker = PrefillWorker::new(config.prefill, loaded, &mut process.metrics)?;
+        let worker = PrefillWorker::new(config.prefill, loaded, lanes, &mut process.metrics)?;
         let membership = membership(
             "prefill",
             registry(etcd, &mut process.metrics),
@@ -35,13 +37,15 @@ pub(crate) fn prefill(args: &ConfigArgs) -> Result<()> {
 pub(crate) fn decode(args: &ConfigArgs) -> Result<()> {
     let config: DecodeConfig = args.load()?;
     config.decode.check()?;
+    config.transfer.check()?;
     config.model.path_and_name()?;
     let etcd = config.etcd.clone().into_plan()?;
     block_on(async {
         let mut process = Process::start(&config.telemetry, &config.http)?;
         let listener = listen(config.listen.address).await?;
+        let lanes = config.transfer.lanes(&config.model)?;
         let loaded = load(&config.model).await?;
-        let worker = DecodeWorker::new(config.decode, loaded, &mut process.metrics)?;
+        let worker = DecodeWorker::new(config.decode, loaded, lanes, &mut process.metrics)?;
         let membership = membership(
             "decode",
             registry(etcd, &mut process.metrics),

@@ -1,10 +1,12 @@
 //! What this machine has for GPUs.
 
 /// Libraries and GPUs of a machine.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Gpus {
     /// Each library that is loaded when a GPU is asked for, and what is said where it is missing.
     pub libraries: Vec<(&'static str, Option<&'static str>)>,
+    /// The release of NCCL, as 22809 for 2.28.9, or why it cannot be used.
+    pub nccl: Result<u32, String>,
     /// Name and bytes of memory of each GPU, by its number.
     pub gpus: Vec<(String, u64)>,
 }
@@ -16,7 +18,7 @@ impl Gpus {
     /// The driver's.
     #[cfg(feature = "cuda")]
     pub fn find() -> Result<Option<Self>, crate::EngineError> {
-        use lava_kernels::cuda::{CudaDevice, LIBRARIES};
+        use lava_kernels::cuda::{CudaDevice, LIBRARIES, Nccl};
 
         let libraries = LIBRARIES.map(|library| {
             let missing = (!library.is_there()).then_some(library.without);
@@ -31,7 +33,11 @@ impl Gpus {
             gpus.push((queue.name(), queue.memory_bytes()?));
         }
         let libraries = libraries.to_vec();
-        Ok(Some(Self { libraries, gpus }))
+        Ok(Some(Self {
+            libraries,
+            nccl: Nccl::find().map_err(|error| error.to_string()),
+            gpus,
+        }))
     }
 
     /// What there is; nothing if this program is built without CUDA.

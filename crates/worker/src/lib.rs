@@ -6,6 +6,7 @@
 
 mod attempt;
 mod describe;
+mod lane_series;
 mod listen;
 mod loaded;
 mod membership;
@@ -15,15 +16,18 @@ mod refusal;
 mod server;
 mod stage;
 mod token;
+mod transfer_config;
 
 pub use attempt::Attempt;
 pub use describe::{Busy, Describe};
+pub use lane_series::LaneSeries;
 pub use listen::ListenSection;
 pub use loaded::{Loaded, LoadedError};
 pub use membership::Membership;
 pub use model_config::{ComputeName, DeviceName, ModelSection, WeightsName};
 pub use pool_series::PoolSeries;
 pub use refusal::Refusal;
-pub use server::{Drain, serve, server_builder};
+pub use server::{Drain, ServeError, serve, server_builder};
 pub use stage::Stage;
 pub use token::{finish_after, sampled_to_wire};
+pub use transfer_config::{LanePlan, LinkName, NoLanes, TransferSection};

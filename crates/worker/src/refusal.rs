@@ -3,7 +3,7 @@
 
 use lava_engine::EngineError;
 use lava_kv::WireError;
-use lava_transfer::{ReceiveError, ShipError};
+use lava_transfer::{LaneError, ReceiveError, ShipError};
 use tonic::{Code, Status};
 
 use crate::stage::Stage;
@@ -75,6 +75,9 @@ pub enum Refusal {
     /// The cache did not leave.
     #[error(transparent)]
     Ship(#[from] ShipError),
+    /// No lane can be opened, or one broke.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
     /// The engine refused a step of the whole batch.
     #[error("a step of the batch failed: {reason}")]
     Step {
@@ -114,6 +117,12 @@ impl Refusal {
             Self::Receive(ReceiveError::Wire(_)) => Code::DataLoss,
             Self::Receive(ReceiveError::Cut | ReceiveError::Link(_)) => Code::Aborted,
             Self::Receive(_) => Code::InvalidArgument,
+            Self::Lane(LaneError::NoFabric | LaneError::Version { .. }) => Code::FailedPrecondition,
+            Self::Lane(LaneError::Full { .. }) => Code::ResourceExhausted,
+            Self::Lane(LaneError::FieldLen { .. } | LaneError::Unexpected { .. }) => {
+                Code::InvalidArgument
+            }
+            Self::Lane(_) => Code::Aborted,
             Self::Ship(ShipError::Deadline) => Code::DeadlineExceeded,
             Self::Ship(_) => Code::Aborted,
         }

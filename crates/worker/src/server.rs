@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lava_node::{Health, Shutdown};
+use lava_node::{Health, Shutdown, State};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -45,11 +45,25 @@ pub struct Drain<F> {
     pub idle: F,
 }
 
-/// Registers the worker and serves until `shutdown`. Then the worker leaves the registry and takes nothing
+/// Why a worker ended that nobody told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its socket.
+    #[error(transparent)]
+    Transport(#[from] tonic::transport::Error),
+    /// A part of it, so that only a restart helps; the log has the details.
+    #[error("{reason}; the log says why")]
+    Failed {
+        /// Which part, and how.
+        reason: String,
+    },
+}
+
+/// Registers the worker and serves until `shutdown`, or until a part of it fails. Then the worker leaves the registry and takes nothing
 /// new, but the server goes on until `drain` is over: requests that were let in still need it.
 ///
 /// # Errors
-/// The socket failed.
+/// The socket, or a part of the worker, failed.
 pub async fn serve(
     router: Router,
     listener: TcpListener,
@@ -57,14 +71,17 @@ pub async fn serve(
     health: Health,
     shutdown: Shutdown,
     drain: Drain<impl Fn() -> bool>,
-) -> Result<(), tonic::transport::Error> {
+) -> Result<(), ServeError> {
     health.serving();
     let registration = membership.register(&health);
     let stop = Shutdown::new();
     let incoming = TcpListenerStream::new(listener);
     let server = router.serve_with_incoming_shutdown(incoming, stop.triggered());
     let ending = async {
-        shutdown.triggered().await;
+        tokio::select! {
+            () = shutdown.triggered() => {}
+            _ = health.failure() => {}
+        }
         health.draining();
         tracing::info!("draining");
         registration.withdraw().await;
@@ -80,7 +97,72 @@ pub async fn serve(
         sleep(LAST_WORDS).await;
     };
     tokio::select! {
-        served = server => served,
-        () = ending => Ok(()),
+        served = server => served?,
+        () = ending => {}
+    }
+    match health.state() {
+        State::Failed { reason } => Err(ServeError::Failed { reason }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lava_cluster::Registry;
+
+    use super::*;
+
+    /// A worker without a service of its own, told to end or failing as `end` says.
+    async fn ended(
+        busy_for: Duration,
+        end: impl FnOnce(&Health, &Shutdown),
+    ) -> (Result<(), ServeError>, Duration) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let membership = Membership {
+            registry: Registry::memory(),
+            worker_id: "test".into(),
+            address: listener.local_addr().unwrap().to_string(),
+        };
+        let (health, shutdown) = (Health::new(), Shutdown::new());
+        let began = std::time::Instant::now();
+        let drain = Drain {
+            timeout: Duration::from_secs(20),
+            idle: move || began.elapsed() > busy_for,
+        };
+        let router = server_builder().add_service(health.service(&[]));
+        let serving = serve(
+            router,
+            listener,
+            membership,
+            health.clone(),
+            shutdown.clone(),
+            drain,
+        );
+        end(&health, &shutdown);
+        let ended = timeout(Duration::from_secs(20), serving).await;
+        (ended.expect("it ends"), began.elapsed())
+    }
+
+    #[tokio::test]
+    async fn a_worker_of_which_a_part_fails_serves_what_it_has_and_ends_with_an_error() {
+        let busy = Duration::from_millis(300);
+        let (ended, after) = ended(busy, |health, _| health.failed("engine failed".into())).await;
+        assert_eq!(
+            ended.unwrap_err().to_string(),
+            "engine failed; the log says why"
+        );
+        assert!(after >= busy);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_told_to_ends_well_unless_a_part_fails_meanwhile() {
+        let (well, _) = ended(Duration::ZERO, |_, shutdown| shutdown.trigger()).await;
+        assert!(well.is_ok());
+        let (failed, _) = ended(Duration::ZERO, |health, shutdown| {
+            shutdown.trigger();
+            health.failed("engine failed".into());
+        })
+        .await;
+        assert!(failed.is_err());
     }
 }

@@ -71,7 +71,7 @@ impl Bench {
 
     fn of(loaded: Arc<Loaded>) -> Bench {
         let pool = loaded.model.pool(1000).unwrap();
-        let counters = Counters::register(&mut Metrics::new(), pool.clone());
+        let counters = Counters::register(&mut Metrics::new(), pool.clone(), Arc::default());
         let health = Health::new();
         health.serving();
         let section = DecodeSection::default();

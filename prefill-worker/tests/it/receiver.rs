@@ -1,11 +1,12 @@
 //! A decode worker's intake that records rows and positions.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use lava_kv::{Group, Header, Inbound};
 use lava_proto::worker::cache_link_server::CacheLink;
-use lava_proto::worker::{ShipMessage, ShipReply};
+use lava_proto::worker::{LaneMessage, LaneReply, ShipMessage, ShipReply};
 use lava_transfer::{Inbox, Lanes, Part, server};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -33,24 +34,44 @@ pub(crate) struct Received {
     pub(crate) frames: usize,
 }
 
-type Ending = Arc<Mutex<Option<oneshot::Sender<Received>>>>;
+/// For transfers to come.
+type Endings = Arc<Mutex<VecDeque<oneshot::Sender<Received>>>>;
 
 struct Service {
-    ending: Ending,
+    endings: Endings,
+    lanes: Lanes,
 }
 
 #[tonic::async_trait]
 impl CacheLink for Service {
     type ShipStream = ReceiverStream<Result<ShipReply, Status>>;
+    type LaneStream = ReceiverStream<Result<LaneReply, Status>>;
+
+    async fn lane(
+        &self,
+        request: Request<Streaming<LaneMessage>>,
+    ) -> Result<Response<Self::LaneStream>, Status> {
+        let (replies, stream) = mpsc::channel(2);
+        let lanes = self.lanes.clone();
+        tokio::spawn(async move {
+            let ended = lanes.run(request.into_inner(), replies.clone()).await;
+            if let Err(error) = ended {
+                let _ = replies.try_send(Err(Status::aborted(error.to_string())));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 
     async fn ship(
         &self,
         request: Request<Streaming<ShipMessage>>,
     ) -> Result<Response<Self::ShipStream>, Status> {
         let (replies, stream) = mpsc::channel(8);
-        let ending = self.ending.lock().unwrap().take().expect("one transfer");
+        let ending = self.endings.lock().unwrap().pop_front();
+        let ending = ending.expect("a transfer that is expected");
+        let lanes = self.lanes.clone();
         tokio::spawn(async move {
-            let _ = ending.send(receive(request.into_inner(), replies).await);
+            let _ = ending.send(receive(request.into_inner(), replies, &lanes).await);
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -59,10 +80,9 @@ impl CacheLink for Service {
 async fn receive(
     messages: Streaming<ShipMessage>,
     replies: mpsc::Sender<Result<ShipReply, Status>>,
+    lanes: &Lanes,
 ) -> Received {
-    let (header, mut inbox) = Inbox::open(messages, replies, &Lanes::none())
-        .await
-        .unwrap();
+    let (header, mut inbox) = Inbox::open(messages, replies, lanes).await.unwrap();
     let mut inbound = Inbound::new(&header, &header, u64::MAX).unwrap();
     let mut received = Received {
         header,
@@ -115,9 +135,22 @@ fn of_row(group: &Group<'_>, row: usize) -> Vec<u8> {
 
 /// Where to ship to, and what will have arrived.
 pub(crate) async fn start() -> (SocketAddr, oneshot::Receiver<Received>) {
-    let (ending, received) = oneshot::channel();
-    let ending = Arc::new(Mutex::new(Some(ending)));
-    (serve(Service { ending }).await, received)
+    let (address, [received]) = start_over(Lanes::none()).await;
+    (address, received)
+}
+
+/// The same for several transfers, with what lanes it may have.
+pub(crate) async fn start_over<const TRANSFERS: usize>(
+    lanes: Lanes,
+) -> (SocketAddr, [oneshot::Receiver<Received>; TRANSFERS]) {
+    let mut endings = VecDeque::new();
+    let received = std::array::from_fn(|_| {
+        let (ending, received) = oneshot::channel();
+        endings.push_back(ending);
+        received
+    });
+    let endings = Arc::new(Mutex::new(endings));
+    (serve(Service { endings, lanes }).await, received)
 }
 
 async fn serve(service: impl CacheLink) -> SocketAddr {
@@ -136,6 +169,14 @@ struct Silent;
 #[tonic::async_trait]
 impl CacheLink for Silent {
     type ShipStream = ReceiverStream<Result<ShipReply, Status>>;
+    type LaneStream = ReceiverStream<Result<LaneReply, Status>>;
+
+    async fn lane(
+        &self,
+        _request: Request<Streaming<LaneMessage>>,
+    ) -> Result<Response<Self::LaneStream>, Status> {
+        std::future::pending().await
+    }
 
     async fn ship(
         &self,

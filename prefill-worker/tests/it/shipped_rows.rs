@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lava::Method;
@@ -10,13 +11,14 @@ use lava_node::Health;
 use lava_prefill_worker::PrefillSection;
 use lava_proto::v1::TransferStats;
 use lava_proto::worker::prefill_client::PrefillClient;
-use lava_test_support::{Architecture, ToyModel};
-use lava_worker::Loaded;
-use tokio::time::timeout;
+use lava_test_support::{Architecture, FabricFaults, FakeFabric, Fault, Switch, ToyModel};
+use lava_transfer::{LaneCounts, Lanes};
+use lava_worker::{LanePlan, Loaded};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::receiver::{Received, Table};
+use crate::receiver::{Received, Table, start_over};
 use crate::worker::{load, load_on_gpu, load_toy, request, run, start_watched, start_with};
 
 fn prompt(len: u32, vocabulary: u32) -> Vec<u32> {
@@ -174,7 +176,7 @@ async fn a_gpus_rows_are_shipped_and_a_gpu_that_breaks_down_takes_its_worker_wit
         cache_bytes: 1 << 22,
         ..PrefillSection::default()
     };
-    let mut client = start_watched(section, loaded.clone(), health.clone()).await;
+    let (mut client, serving) = start_watched(section, loaded.clone(), None, health.clone()).await;
     let prompt = prompt(130, toy.vocab as u32);
     for format in [RowFormat::Int4, RowFormat::F16] {
         let (received, _) = shipped(&mut client, &loaded, &prompt, "lava", 48, format).await;
@@ -201,6 +203,55 @@ async fn a_gpus_rows_are_shipped_and_a_gpu_that_breaks_down_takes_its_worker_wit
     );
     let reason = timeout(Duration::from_secs(20), health.failure()).await;
     assert_eq!(reason.unwrap(), "prefill engine failed");
+    // Only a restart helps, and somebody has to be told.
+    let ended = timeout(Duration::from_secs(20), serving).await.unwrap();
+    let error = ended.unwrap().unwrap_err();
+    assert_eq!(
+        format!("{error:#}"),
+        "the prefill worker failed: prefill engine failed; the log says why"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_go_over_a_lane_are_those_that_would_not() {
+    let toy = ToyModel::new(Architecture::Llama);
+    let loaded = load_toy(&toy);
+    let prompt = prompt(130, toy.vocab as u32);
+    let switch = Arc::new(Switch::default());
+    let plan = |faults| LanePlan {
+        fabric: FakeFabric::new(&switch, faults),
+        timeout: Duration::from_secs(5),
+    };
+    // The lane breaks within the third transfer.
+    let faults = FabricFaults {
+        send: Some((toy.layers + 1, Fault::Fails)),
+        ..Default::default()
+    };
+    let section = PrefillSection::default();
+    let lanes = Some(plan(faults));
+    let (mut client, _serving) = start_watched(section, loaded.clone(), lanes, Health::new()).await;
+    let counts = Arc::<LaneCounts>::default();
+    let receives = plan(FabricFaults::default()).setup("decode-test", Arc::clone(&counts));
+    let (address, received) = start_over::<3>(Lanes::new(receives)).await;
+    let mut all = Vec::new();
+    for received in received {
+        let asked = request(&loaded, &prompt, "lava", 48, address.to_string());
+        let (_, done) = run(&mut client, asked).await.unwrap();
+        let received = timeout(Duration::from_secs(20), received).await;
+        let stats = done.stats.unwrap();
+        all.push((received.unwrap().unwrap(), counts.payload_bytes(), stats));
+        let patience = Instant::now() + Duration::from_secs(20);
+        while all.len() == 1 && counts.open() == 0 {
+            assert!(Instant::now() < patience, "the lane is not opened");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let [(first, none, _), (second, whole, stats), (third, part, _)] = &all[..] else {
+        panic!("three transfers");
+    };
+    assert!(first.tables == second.tables && first.tables == third.tables);
+    assert_eq!((*none, *whole), (0, stats.shipped_bytes));
+    assert!(whole < part && *part < 2 * whole, "{whole} {part}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

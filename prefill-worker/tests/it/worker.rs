@@ -13,8 +13,9 @@ use lava_proto::worker::prefill_client::PrefillClient;
 use lava_proto::worker::prefill_event::Event;
 use lava_proto::worker::{Attempt, FirstToken, PrefillDone, PrefillRequest};
 use lava_test_support::{HfDtype, Order, ToyModel, WatchedGpu};
-use lava_worker::{Loaded, Membership, ModelSection};
+use lava_worker::{LanePlan, Loaded, Membership, ModelSection};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -59,19 +60,20 @@ pub(crate) async fn start_with(
     section: PrefillSection,
     loaded: Arc<Loaded>,
 ) -> PrefillClient<Channel> {
-    start_watched(section, loaded, Health::new()).await
+    start_watched(section, loaded, None, Health::new()).await.0
 }
 
-/// A worker whose health is `health`.
+/// A worker whose health is `health`, and how it will have ended.
 pub(crate) async fn start_watched(
     section: PrefillSection,
     loaded: Arc<Loaded>,
+    lanes: Option<LanePlan>,
     health: Health,
-) -> PrefillClient<Channel> {
+) -> (PrefillClient<Channel>, JoinHandle<anyhow::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let worker = PrefillWorker::new(section, loaded, &mut Metrics::new()).unwrap();
-    tokio::spawn(worker.serve(
+    let worker = PrefillWorker::new(section, loaded, lanes, &mut Metrics::new()).unwrap();
+    let serving = tokio::spawn(worker.serve(
         listener,
         Membership {
             registry: Registry::memory(),
@@ -81,9 +83,8 @@ pub(crate) async fn start_watched(
         health,
         Shutdown::new(),
     ));
-    PrefillClient::connect(format!("http://{address}"))
-        .await
-        .unwrap()
+    let client = PrefillClient::connect(format!("http://{address}"));
+    (client.await.unwrap(), serving)
 }
 
 /// A greedy attempt for `prompt`.

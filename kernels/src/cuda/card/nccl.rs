@@ -117,6 +117,16 @@ impl Nccl {
         Ok(Self { calls, context })
     }
 
+    /// The release that this machine has, which is loaded, looked through, and asked for an id. This needs no GPU.
+    ///
+    /// # Errors
+    /// There is none, a function is missing in it, or it finds no network.
+    pub fn find() -> Result<u32, NcclError> {
+        let calls = Calls::load()?;
+        calls.unique_id()?;
+        Ok(calls.version)
+    }
+
     /// Its release, as 22809 for 2.28.9.
     pub fn version(&self) -> u32 {
         self.calls.version
@@ -382,6 +392,15 @@ impl Calls {
             last_error: function(&library, "ncclGetLastError")?,
             _library: library,
         })
+    }
+
+    #[allow(unsafe_code, reason = "see below")]
+    fn unique_id(&self) -> Result<[u8; 128], NcclError> {
+        let mut id = ncclUniqueId { internal: [0; 128] };
+        // SAFETY: it writes one id there.
+        let code = unsafe { (self.get_unique_id)(&raw mut id) };
+        self.check("making an id", code, std::ptr::null_mut())?;
+        Ok(id.internal.map(|byte| byte.cast_unsigned()))
     }
 
     #[allow(unsafe_code, reason = "see below")]
