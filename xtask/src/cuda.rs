@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     check_spills(&found)?;
     let table = resources::table(&found);
     let lava = binary::build(&toolkit, &out())?;
-    binary::check(&lava, &out())?;
+    binary::check(&lava, &toolkit, &out())?;
     let path = shell::root().join(RECORD);
     if options.write {
         std::fs::write(&path, table)?;

@@ -22,7 +22,7 @@ pub(crate) fn build(toolkit: &Toolkit, out: &Path) -> Result<PathBuf> {
 }
 
 /// Asks for a GPU, and demands that a library that is not there is named.
-pub(crate) fn check(lava: &Path, out: &Path) -> Result<()> {
+pub(crate) fn check(lava: &Path, toolkit: &Toolkit, out: &Path) -> Result<()> {
     let model = models::smollm2()?;
     let ask = |libraries: Option<&Path>| {
         let mut command = Command::new(lava);
@@ -49,6 +49,13 @@ pub(crate) fn check(lava: &Path, out: &Path) -> Result<()> {
     let (_, said) = ask(Some(&empty_driver(out)?))?;
     if !said.contains("libcublas.so.13 cannot be loaded") {
         bail!("lava has a driver and no cuBLAS, and does not say so:\n{said}");
+    }
+    // NCCL is there, and has all that is asked of it; it needs no GPU to make an id.
+    let mut gpus = Command::new(lava);
+    gpus.arg("gpus").env("LD_LIBRARY_PATH", toolkit.nccl());
+    let listed = String::from_utf8_lossy(&gpus.output()?.stdout).into_owned();
+    if !listed.contains("NCCL             2.28.9") {
+        bail!("NCCL 2.28.9 is there, and lava cannot use it:\n{listed}");
     }
     let listed = Command::new(lava).arg("gpus").output()?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! nvcc, out of the wheels of PyPI: no installation, no GPU, no driver.
+//! nvcc and NCCL, out of the wheels of PyPI: no installation, no GPU, no driver.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,13 +7,14 @@ use anyhow::{Context, Result};
 
 use crate::{shell, tools};
 
-/// Of one release of CUDA, 13.0, which drivers from 580 on run.
-const PACKAGES: [&str; 5] = [
+/// Of one release of CUDA, 13.0, which drivers from 580 on run; and NCCL for it.
+const PACKAGES: [&str; 6] = [
     "nvidia-cuda-nvcc==13.0.88",
     "nvidia-cuda-crt==13.0.88",
     "nvidia-nvvm==13.0.88",
     "nvidia-cuda-runtime==13.0.96",
     "nvidia-cuda-cccl==13.0.85",
+    "nvidia-nccl-cu13==2.28.9",
 ];
 
 /// Names what the environment was made of; it is written last.
@@ -27,6 +28,11 @@ pub(crate) struct Toolkit {
 impl Toolkit {
     pub(crate) fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// The folder with `libnccl.so.2`.
+    pub(crate) fn nccl(&self) -> PathBuf {
+        self.home.with_file_name("nccl").join("lib")
     }
 
     pub(crate) fn nvcc(&self) -> Command {
@@ -43,7 +49,7 @@ pub(crate) fn ensure() -> Result<Toolkit> {
     if std::fs::read_to_string(folder.join(STAMP)).is_ok_and(|found| found == stamp) {
         return find(&folder);
     }
-    println!("fetching the CUDA compiler (270 MB)");
+    println!("fetching the CUDA compiler and NCCL (470 MB)");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)
             .with_context(|| format!("cannot remove {}", folder.display()))?;
