@@ -72,6 +72,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Whether it computes in half precision on a GPU.
+    pub(crate) fn is_half(&self) -> bool {
+        self.compute == ComputeName::F16
+    }
+
     /// The GPU, if it is one.
     pub(crate) fn on_device(&self) -> Result<Option<OnDevice>, LoadError> {
         let section = ModelSection {
@@ -140,6 +145,8 @@ pub(crate) struct Golden {
     /// The model it was made with.
     #[arg(long)]
     pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

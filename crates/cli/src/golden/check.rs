@@ -1,26 +1,69 @@
 //! Differences between recorded and measured values, and which of them are too large.
 
+use std::fmt;
+
 use super::file::{Eviction, Prompt, Top};
 use super::replay::{Compressed, Full};
 
-/// Entropies: f32 sums in another order.
-const ENTROPY_ERROR_MAX: f64 = 1e-5;
-/// Budgets: an entropy at the last digit may move an integer by one.
-const BUDGET_DIFFERENCE_MAX: u64 = 1;
-/// Positions: max-pool plateaus tie, and a tie may fall elsewhere.
-const EQUAL_POSITIONS_MIN: f64 = 0.995;
-/// Greedy ids must agree until the first choice that was closer than this.
-const MARGIN_MIN: f64 = 0.05;
-/// Mean KL, relative.
-const KL_DIFFERENCE_MAX: f64 = 0.15;
-/// Logits of the prefill, absolute; they are of the order of 30.
-const LOGIT_ERROR_MAX: f64 = 5e-3;
+/// How far values may be from the recorded ones, which were computed in f32.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tolerances {
+    /// Entropies, absolute.
+    entropy: f64,
+    /// Budgets of layers, in entries.
+    budget: u64,
+    /// Share of positions that must be the same: max-pool plateaus tie, and a tie may fall elsewhere.
+    positions: f64,
+    /// Logits of the prefill, absolute; they are of the order of 30.
+    logits: f64,
+    /// Greedy ids must agree until the first choice that was closer than this.
+    margin: f64,
+    /// Mean KL, relative.
+    kl: f64,
+}
+
+/// For f32: sums in another order, and an entropy at the last digit that moves an integer by one.
+pub(crate) const SINGLE: Tolerances = Tolerances {
+    entropy: 1e-5,
+    budget: 1,
+    positions: 0.995,
+    logits: 5e-3,
+    margin: 0.05,
+    kl: 0.15,
+};
+
+/// For half precision: weights are exact, and what products take and rows have 11 bits.
+pub(crate) const HALF: Tolerances = Tolerances {
+    entropy: 2e-3,
+    budget: 8,
+    positions: 0.95,
+    logits: 0.15,
+    margin: 0.3,
+    kl: 0.3,
+};
 
 pub(crate) const HEADER: &str = "prompt  profile     b   entropy err  budget diff  \
     equal pos  logit err  first differing id (margin)  KL ours / file";
 
-pub(crate) const TOLERANCES: &str = "tolerances: entropy 1e-5, budget 1, positions 99.5 %, logits 0.005, \
-    greedy ids equal up to the first margin under 0.05, mean KL within 15 %";
+impl fmt::Display for Tolerances {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            entropy,
+            budget,
+            positions,
+            logits,
+            margin,
+            kl,
+        } = self;
+        write!(
+            f,
+            "tolerances: entropy {entropy:.0e}, budget {budget}, positions {:.1} %, logits {logits}, greedy ids equal up to the \
+             first margin under {margin}, mean KL within {:.0} %",
+            100.0 * positions,
+            100.0 * kl
+        )
+    }
+}
 
 /// What differs on one prompt and eviction.
 pub(crate) struct Check {
@@ -33,6 +76,7 @@ pub(crate) struct Check {
     /// Whether a choice before it was close.
     excused: bool,
     kl: (f64, f64),
+    tolerances: Tolerances,
 }
 
 impl Check {
@@ -41,6 +85,7 @@ impl Check {
         eviction: &Eviction,
         full: &Full,
         ours: &Compressed,
+        tolerances: &Tolerances,
     ) -> Self {
         let margin = |index: usize| match index {
             0 => f64::INFINITY,
@@ -53,7 +98,7 @@ impl Check {
         let differing = (0..eviction.greedy.len())
             .find(|&i| ours.greedy.get(i) != Some(&eviction.greedy[i]))
             .map(|i| (i, margin(i)));
-        let excused = differing.is_none_or(|(i, _)| (0..=i).any(|j| margin(j) < MARGIN_MIN));
+        let excused = differing.is_none_or(|(i, _)| (0..=i).any(|j| margin(j) < tolerances.margin));
         Self {
             entropy_error: largest(&prompt.entropy, &ours.entropy, |a, b| (a - b).abs()),
             budget_difference: largest(&eviction.layer_budgets, &ours.budgets, |a, b| {
@@ -64,6 +109,7 @@ impl Check {
             first_difference: differing,
             excused,
             kl: (mean(&ours.kl_to_full), mean(&eviction.kl_to_full)),
+            tolerances: *tolerances,
         }
     }
 
@@ -74,13 +120,14 @@ impl Check {
     /// In the order of the columns. NaN is within nothing.
     fn within_tolerance(&self) -> [bool; 6] {
         let (ours, file) = self.kl;
+        let most = &self.tolerances;
         [
-            self.entropy_error <= ENTROPY_ERROR_MAX,
-            self.budget_difference <= BUDGET_DIFFERENCE_MAX,
-            self.equal_positions >= EQUAL_POSITIONS_MIN,
-            self.logit_error <= LOGIT_ERROR_MAX,
+            self.entropy_error <= most.entropy,
+            self.budget_difference <= most.budget,
+            self.equal_positions >= most.positions,
+            self.logit_error <= most.logits,
             self.excused,
-            (ours - file).abs() <= KL_DIFFERENCE_MAX * file,
+            (ours - file).abs() <= most.kl * file,
         ]
     }
 

@@ -1,4 +1,4 @@
-//! The same runs as in the golden file, on our engine with f32 rows.
+//! The same runs as in the golden file, on our engine.
 
 use std::ops::ControlFlow;
 
@@ -30,80 +30,85 @@ pub(crate) struct Compressed {
     pub(crate) kl_to_full: Vec<f64>,
 }
 
-pub(crate) fn full(model: &Model, prompt: &Prompt) -> Result<Full> {
-    let method = Method::new(Policy::Full);
-    let mut run = prefill(model, prompt, method, prompt.token_ids.len())?;
-    let steps = teacher_forced(model, &prompt.full_greedy, &mut run.cache)?;
-    Ok(Full {
-        prefill: run.logits,
-        steps,
-    })
+/// A prompt of the file and what it runs on.
+pub(crate) struct Replay<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) golden: &'a Golden,
+    pub(crate) prompt: &'a Prompt,
+    /// How rows are stored.
+    pub(crate) format: RowFormat,
 }
 
-pub(crate) fn compressed(
-    model: &Model,
-    golden: &Golden,
-    prompt: &Prompt,
-    eviction: &Eviction,
-    full: &Full,
-) -> Result<Compressed> {
-    let method = Method {
-        policy: Policy::Lava(eviction.profile()?),
-        config: golden.config()?,
-    };
-    let budget = eviction.base_capacity;
-    let again = || prefill(model, prompt, method, budget);
-    let mut run = again()?;
-    let steps = teacher_forced(model, &prompt.full_greedy, &mut run.cache)?;
-    let kl_to_full = full
-        .steps
-        .iter()
-        .zip(&steps)
-        .map(|(f, c)| Reference::new(f.clone()).divergence(c))
-        .collect();
-    let cascade = &run.cascade;
-    let layers = 0..cascade.layers_done();
-    let plans: Vec<_> = layers
-        .clone()
-        .filter_map(|layer| cascade.plan(layer))
-        .collect();
-    let kept = layers
-        .map(|layer| {
-            (0..cascade.kept(layer).len())
-                .map(|head| {
-                    let mut positions = cascade.head_order(layer, head).to_vec();
-                    positions.sort_unstable();
-                    positions
-                })
-                .collect()
+impl Replay<'_> {
+    pub(crate) fn full(&self) -> Result<Full> {
+        let method = Method::new(Policy::Full);
+        let mut run = self.prefill(method, self.prompt.token_ids.len())?;
+        let steps = teacher_forced(self.model, &self.prompt.full_greedy, &mut run.cache)?;
+        Ok(Full {
+            prefill: run.logits,
+            steps,
         })
-        .collect();
-    let mut fresh = again()?;
-    Ok(Compressed {
-        entropy: plans.iter().map(|plan| plan.entropy()).collect(),
-        budgets: plans.iter().map(|plan| plan.cut().budget as u64).collect(),
-        kept,
-        greedy: greedy(
-            model,
-            &fresh.logits,
-            &mut fresh.cache,
-            eviction.greedy.len(),
-        )?,
-        kl_to_full,
-    })
-}
+    }
 
-fn prefill(model: &Model, prompt: &Prompt, method: Method, budget: usize) -> Result<Prefilled> {
-    let request = PrefillRequest {
-        tokens: &prompt.token_ids,
-        method,
-        budget,
-        format: RowFormat::F32,
-        appended_max: prompt.full_greedy.len(),
-    };
-    let page_bytes = model.config().page_bytes();
-    let pool = model.pool(request.pages_max(model, page_bytes))?;
-    Ok(model.prefill(&request, &pool, &mut |_| ControlFlow::Continue(()))?)
+    pub(crate) fn compressed(&self, eviction: &Eviction, full: &Full) -> Result<Compressed> {
+        let method = Method {
+            policy: Policy::Lava(eviction.profile()?),
+            config: self.golden.config()?,
+        };
+        let budget = eviction.base_capacity;
+        let mut run = self.prefill(method, budget)?;
+        let steps = teacher_forced(self.model, &self.prompt.full_greedy, &mut run.cache)?;
+        let kl_to_full = full
+            .steps
+            .iter()
+            .zip(&steps)
+            .map(|(f, c)| Reference::new(f.clone()).divergence(c))
+            .collect();
+        let cascade = &run.cascade;
+        let layers = 0..cascade.layers_done();
+        let plans: Vec<_> = layers
+            .clone()
+            .filter_map(|layer| cascade.plan(layer))
+            .collect();
+        let kept = layers
+            .map(|layer| {
+                (0..cascade.kept(layer).len())
+                    .map(|head| {
+                        let mut positions = cascade.head_order(layer, head).to_vec();
+                        positions.sort_unstable();
+                        positions
+                    })
+                    .collect()
+            })
+            .collect();
+        let mut fresh = self.prefill(method, budget)?;
+        Ok(Compressed {
+            entropy: plans.iter().map(|plan| plan.entropy()).collect(),
+            budgets: plans.iter().map(|plan| plan.cut().budget as u64).collect(),
+            kept,
+            greedy: greedy(
+                self.model,
+                &fresh.logits,
+                &mut fresh.cache,
+                eviction.greedy.len(),
+            )?,
+            kl_to_full,
+        })
+    }
+
+    fn prefill(&self, method: Method, budget: usize) -> Result<Prefilled> {
+        let Self { model, prompt, .. } = self;
+        let request = PrefillRequest {
+            tokens: &prompt.token_ids,
+            method,
+            budget,
+            format: self.format,
+            appended_max: prompt.full_greedy.len(),
+        };
+        let page_bytes = model.config().page_bytes();
+        let pool = model.pool(request.pages_max(model, page_bytes))?;
+        Ok(model.prefill(&request, &pool, &mut |_| ControlFlow::Continue(()))?)
+    }
 }
 
 /// Logits after each of `ids` but the last.
