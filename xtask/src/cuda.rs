@@ -11,7 +11,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell;
+use crate::{gpu, shell};
+pub(crate) use binary::Built;
 use resources::Resources;
 use toolkit::Toolkit;
 
@@ -37,8 +38,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let found = compile(&toolkit)?;
     check_spills(&found)?;
     let table = resources::table(&found);
-    let lava = binary::build(&toolkit, &out())?;
-    binary::check(&lava, &toolkit, &out())?;
+    let built = binary::build(&toolkit, &out())?;
+    binary::check(&built.lava, &toolkit, &out())?;
+    binary::check_bundle(&gpu::pack(&built)?)?;
     let path = shell::root().join(RECORD);
     if options.write {
         std::fs::write(&path, table)?;
@@ -57,9 +59,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "{} kernels compile for {}; {} has them",
         found.len() / ARCHITECTURES.len(),
         ARCHITECTURES.join(" and "),
-        lava.display()
+        built.lava.display()
     );
     Ok(())
+}
+
+/// The programs that need the compiler.
+pub(crate) fn build() -> Result<Built> {
+    binary::build(&toolkit::ensure()?, &out())
 }
 
 /// Of the code that drives a card, which the other lints do not see. It needs no CUDA but the compiler.

@@ -1,5 +1,5 @@
 //! The one door for developers: `cargo xtask demo | cluster | bench | soak | quality | performance | test | ci | tidy |
-//! codegen | golden | cuda`. It runs cargo and the `lava` binary and uses none of our crates.
+//! codegen | golden | cuda | gpu`. It runs cargo and the `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -12,6 +12,7 @@ mod codegen;
 mod cuda;
 mod demo;
 mod document;
+mod gpu;
 mod http;
 mod models;
 mod performance;
@@ -64,6 +65,8 @@ enum Verb {
     Codegen,
     /// Compile the kernels of GPUs and compare what they use with the record.
     Cuda(cuda::Options),
+    /// Pack what a GPU host runs to prove the kernels and to measure them: twin tests, golden check, answers by gRPC and NCCL, benchmarks.
+    Gpu(gpu::Options),
     /// Measure what budgets cost in quality and write the tables of docs/quality.md.
     Quality(quality::Options),
     /// Measure speed and memory and write the tables of docs/performance.md.
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Verb::Tidy => tidy::run(),
         Verb::Codegen => codegen::run(),
         Verb::Cuda(options) => cuda::run(&options),
+        Verb::Gpu(options) => gpu::run(&options),
         Verb::Quality(options) => quality::run(&options),
         Verb::Performance(options) => performance::run(&options),
         Verb::Golden { file, model } => golden(&file, &model),

@@ -146,6 +146,17 @@ pub enum DeviceError {
         /// What brings it.
         needs: &'static str,
     },
+    /// The driver is older than what the kernels were compiled for.
+    #[error(
+        "the driver knows CUDA up to {}.{}, expected {}.{} or newer", found / 1000, found % 1000 / 10, expected / 1000,
+        expected % 1000 / 10
+    )]
+    OldDriver {
+        /// Its newest CUDA, as 13000 for 13.0.
+        found: u32,
+        /// The least that works.
+        expected: u32,
+    },
     /// No kernel has this name.
     #[error("there is no kernel {0:?} for this device")]
     NoKernel(String),

@@ -12,6 +12,7 @@ mod clients;
 mod cluster;
 mod eval;
 mod fleet;
+mod lanes;
 mod load;
 mod policies;
 mod promises;

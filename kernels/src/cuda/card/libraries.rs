@@ -1,5 +1,7 @@
 //! What a GPU needs besides itself: libraries that are loaded when it is asked for.
 
+use std::ffi::c_int;
+
 use super::DeviceError;
 
 /// A library of CUDA's.
@@ -44,14 +46,42 @@ impl Library {
     }
 }
 
-/// cudarc panics where a library cannot be loaded.
+/// What our kernels are compiled for: 13.0, as drivers from 580 on have it.
+const CUDA_MIN: c_int = 13_000;
+
+/// Whether all that is needed is there and new enough. cudarc panics where a library, or a function in it, cannot be loaded.
 pub(super) fn check() -> Result<(), DeviceError> {
-    let needed = LIBRARIES.iter().filter(|library| library.is_needed);
-    match needed.into_iter().find(|library| !library.is_there()) {
-        Some(missing) => Err(DeviceError::NoLibrary {
+    let mut needed = LIBRARIES.iter().filter(|library| library.is_needed);
+    if let Some(missing) = needed.find(|library| !library.is_there()) {
+        return Err(DeviceError::NoLibrary {
             library: missing.file,
             needs: missing.without,
+        });
+    }
+    match cuda_of_driver()? {
+        found if found < CUDA_MIN => Err(DeviceError::OldDriver {
+            found: found.try_into().unwrap_or(0),
+            expected: CUDA_MIN.unsigned_abs(),
         }),
-        None => Ok(()),
+        _ => Ok(()),
+    }
+}
+
+/// The newest CUDA that the driver knows, as 13000 for 13.0.
+#[allow(unsafe_code, reason = "see below")]
+fn cuda_of_driver() -> Result<c_int, DeviceError> {
+    const DOING: &str = "asking the driver for its version";
+    // SAFETY: this is the driver, see above.
+    let driver = unsafe { libloading::Library::new(LIBRARIES[0].file) };
+    let driver = driver.map_err(super::failed(DOING))?;
+    // SAFETY: this is the function's type in cuda.h.
+    let ask =
+        unsafe { driver.get::<unsafe extern "C" fn(*mut c_int) -> c_int>("cuDriverGetVersion") };
+    let mut version = 0;
+    // SAFETY: it writes one number, and may be called before anything else.
+    let code = unsafe { ask.map_err(super::failed(DOING))?(&raw mut version) };
+    match code {
+        0 => Ok(version),
+        code => Err(super::failed(DOING)(format!("code {code}"))),
     }
 }

@@ -111,8 +111,8 @@ impl Nccl {
     /// # Errors
     /// A library is missing, or a function in it; or there is no such device.
     pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
-        super::libraries::check()?;
         let calls = Arc::new(Calls::load()?);
+        super::libraries::check()?;
         let context = CudaContext::new(ordinal).map_err(super::failed("opening the device"))?;
         Ok(Self { calls, context })
     }
