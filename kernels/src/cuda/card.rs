@@ -9,9 +9,11 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cudarc::cublas::{self, CudaBlas};
 use cudarc::driver::result as driver;
+use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
 use cudarc::driver::sys::CUgraphInstantiate_flags;
 use cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
 use cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -62,26 +64,62 @@ struct Card {
     functions: Mutex<HashMap<String, CudaFunction>>,
 }
 
+impl Card {
+    fn open(ordinal: usize) -> Result<(Arc<Self>, Arc<CudaContext>), DeviceError> {
+        libraries::check()?;
+        let context = CudaContext::new(ordinal).map_err(failed("opening the device"))?;
+        let load = |image: &&[u8]| context.load_module(Ptx::from_binary(image.to_vec()));
+        let modules: Result<Vec<_>, _> = IMAGES.iter().map(load).collect();
+        keep_freed_memory(&context).map_err(failed("setting up its memory"))?;
+        let card = Self {
+            name: context.name().map_err(failed("asking for its name"))?,
+            modules: modules.map_err(failed("loading our kernels"))?,
+            functions: Mutex::default(),
+        };
+        Ok((Arc::new(card), context))
+    }
+}
+
 impl CudaDevice {
     /// The device of this number, counted from 0.
     ///
     /// # Errors
     /// A machine without a driver, cuBLAS, or that device; or whose driver cannot run our kernels.
     pub fn open(ordinal: usize) -> Result<Gpu, DeviceError> {
-        libraries::check()?;
-        let context = CudaContext::new(ordinal).map_err(failed("opening the device"))?;
-        let load = |image: &&[u8]| context.load_module(Ptx::from_binary(image.to_vec()));
-        let modules: Result<Vec<_>, _> = IMAGES.iter().map(load).collect();
-        keep_freed_memory(&context).map_err(failed("setting up its memory"))?;
-        let card = Arc::new(Card {
-            name: context.name().map_err(failed("asking for its name"))?,
-            modules: modules.map_err(failed("loading our kernels"))?,
-            functions: Mutex::default(),
-        });
+        let (card, context) = Card::open(ordinal)?;
         Ok(Gpu {
             compute: Arc::new(Self::stream(&card, &context)?),
             copies: Arc::new(Self::stream(&card, &context)?),
         })
+    }
+
+    /// One queue of the device of this number, for whoever wants [times](CudaDevice::timed).
+    ///
+    /// # Errors
+    /// Those of [`open`](CudaDevice::open).
+    pub fn open_queue(ordinal: usize) -> Result<Self, DeviceError> {
+        let (card, context) = Card::open(ordinal)?;
+        Self::stream(&card, &context)
+    }
+
+    /// How long the device takes for what `work` asks this queue for. Waits until it is done.
+    ///
+    /// # Errors
+    /// Those of `work`, or the device's.
+    pub fn timed(
+        &self,
+        work: impl FnOnce() -> Result<(), DeviceError>,
+    ) -> Result<Duration, DeviceError> {
+        let event = || self.stream.context().new_event(Some(CU_EVENT_DEFAULT));
+        let record = |event: &CudaEvent| event.record(&self.stream).map_err(failed("timing work"));
+        // Both are made before, so that nothing but the work is between them.
+        let begin = event().map_err(failed("making an event"))?;
+        let end = event().map_err(failed("making an event"))?;
+        record(&begin)?;
+        work()?;
+        record(&end)?;
+        let milliseconds = begin.elapsed_ms(&end).map_err(failed("timing work"))?;
+        Ok(Duration::from_secs_f32(milliseconds / 1e3))
     }
 
     /// How many there are.

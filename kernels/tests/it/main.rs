@@ -1,5 +1,6 @@
 //! The kernels of GPUs against their readable forms, on the CPU.
 
+mod card_bench;
 mod cuda;
 mod cuda_append;
 mod cuda_caches;
