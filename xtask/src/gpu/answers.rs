@@ -71,7 +71,7 @@ impl Asking<'_> {
         for (process, places) in running.iter_mut().zip(places) {
             process
                 .wait_until_ready(places.http, "/readyz")
-                .with_context(|| format!("what it says is in {}", self.logs.0.display()))?;
+                .with_context(|| format!("what it says is in {}", self.logs.folder.display()))?;
         }
         let series = |name: &str| -> Result<f64> {
             let page = http::get(places[0].http, "/metrics").context("no metrics")?;
@@ -94,7 +94,7 @@ impl Asking<'_> {
                 let until = std::time::Instant::now() + LANE_TIMEOUT;
                 while series("lava_prefill_lanes")? == 0.0 {
                     if std::time::Instant::now() > until {
-                        bail!("no lane is opened; {} says why", self.logs.0.display());
+                        bail!("no lane is opened; {} says why", self.logs.folder.display());
                     }
                     std::thread::sleep(Duration::from_millis(50));
                 }

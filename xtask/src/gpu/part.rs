@@ -50,15 +50,18 @@ pub(super) fn part(name: &'static str, work: impl FnOnce() -> Result<Outcome>) -
     }
 }
 
-/// Where programs leave what they say.
+/// Where programs leave what they say, and when all of them have to be done.
 #[derive(Clone, Debug)]
-pub(super) struct Logs(pub(super) PathBuf);
+pub(super) struct Logs {
+    pub(super) folder: PathBuf,
+    pub(super) until: Instant,
+}
 
 impl Logs {
     /// Runs a program and returns its standard output; both outputs are kept under `name`.
     ///
     /// # Errors
-    /// It cannot be started, fails, or takes longer than it may, and is killed.
+    /// It cannot be started, fails, or takes longer than it may, and is killed; or the whole run has taken too long.
     pub(super) fn output(
         &self,
         name: &str,
@@ -70,8 +73,13 @@ impl Logs {
             File::create(path).with_context(|| format!("cannot write {}", path.display()))
         };
         command.stdout(open(&out)?).stderr(open(&errors)?);
-        let mut process = Process::start(name, command)?;
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!("no time was left for {name}");
+        }
+        let limit = limit.min(left);
         let until = Instant::now() + limit;
+        let mut process = Process::start(name, command)?;
         let status = loop {
             if let Some(status) = process.ended()? {
                 break status;
@@ -101,7 +109,7 @@ impl Logs {
     }
 
     pub(super) fn file(&self, name: &str, kind: &str) -> PathBuf {
-        self.0.join(format!("{name}.{kind}"))
+        self.folder.join(format!("{name}.{kind}"))
     }
 }
 
@@ -119,7 +127,10 @@ mod tests {
 
     fn shell(script: &str, limit: Duration) -> Result<String> {
         let folder = tempfile::tempdir().unwrap();
-        let logs = Logs(folder.path().to_owned());
+        let logs = Logs {
+            folder: folder.path().to_owned(),
+            until: Instant::now() + LONG,
+        };
         logs.output("it", limit, Command::new("sh").args(["-c", script]))
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -24,7 +24,9 @@ pub(crate) struct Host {
     out: Option<PathBuf>,
 }
 
-/// Limits of parts; with the answers of `answers.rs`, all of them together stay within nine minutes.
+/// For everything. What is over by then is killed, and what has not begun is not begun.
+const ALL: Duration = Duration::from_secs(9 * 60 - 15);
+/// Limits of parts.
 const FIND: Duration = Duration::from_secs(30);
 const TWINS: Duration = Duration::from_secs(90);
 const GOLDEN: Duration = Duration::from_secs(90);
@@ -37,7 +39,10 @@ pub(super) fn all(bundle: &Path, host: &Host) -> Result<()> {
     let out = host.out.clone().unwrap_or_else(|| bundle.join("report"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let here = Here {
-        logs: Logs(out.clone()),
+        logs: Logs {
+            folder: out.clone(),
+            until: Instant::now() + ALL,
+        },
         number: host.device.to_string(),
         device: format!("cuda:{}", host.device),
         bundle,

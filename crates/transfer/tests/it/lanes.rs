@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lava_kv::Header;
+use lava_kv::{Header, WireError};
 use lava_proto::worker::cache_link_client::CacheLinkClient;
 use lava_proto::worker::lane_message::Part as Message;
 use lava_proto::worker::{LaneMessage, LaneOpening};
 use lava_test_support::{FabricFaults, FakeFabric, Fault, Switch};
-use lava_transfer::{LaneCounts, LaneSetup, Lanes, Link, Part, ShipError};
+use lava_transfer::{LaneCounts, LaneSetup, Lanes, Link, Part, ReceiveError, ShipError};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -254,6 +254,52 @@ async fn a_receiver_without_lanes_is_shipped_to_as_before() {
         until(|| sends.counts.refused() == 1).await;
     }
     assert_eq!(sends.counts.open(), 0);
+}
+
+#[tokio::test]
+async fn a_damaged_frame_over_a_lane_ends_its_transfer_and_not_the_lane() {
+    let mut pair = Pair::new(FabricFaults::default(), FabricFaults::default()).await;
+    pair.open().await;
+    let mut damaged = parts(header(2));
+    let Part::Frame(frame) = &mut damaged[2] else {
+        panic!("the third part is a frame");
+    };
+    let mut payload = frame.payload.to_vec();
+    payload[5] ^= 1;
+    frame.payload = payload.into();
+    let (result, _) = send(&pair.link, &header(2), damaged, PATIENCE).await;
+    assert!(matches!(result, Err(ShipError::Refused(_))), "{result:?}");
+    let ended = timeout(PATIENCE, pair.ended.recv()).await.unwrap().unwrap();
+    let corrupt = matches!(
+        ended,
+        Err(ReceiveError::Wire(WireError::Corrupt { sequence: 2, .. }))
+    );
+    assert!(corrupt, "{ended:?}");
+    pair.ship(3).await;
+    assert_eq!((pair.sender.open(), pair.sender.fallen_back()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_transfer_that_is_given_up_leaves_the_lane_to_others() {
+    let mut pair = Pair::new(FabricFaults::default(), FabricFaults::default()).await;
+    pair.open().await;
+    for ticket in 2..8 {
+        let (queue, waiting) = mpsc::channel(64);
+        // One more frame than the last time, and no seal.
+        for part in parts(header(ticket)).into_iter().take(ticket as usize - 1) {
+            queue.try_send(part).unwrap();
+        }
+        let sent = lava_transfer::Sent::default();
+        let header = header(ticket);
+        let deadline = Instant::now() + PATIENCE;
+        let shipping = lava_transfer::ship(&pair.link, &header, waiting, &sent, deadline);
+        let soon = Duration::from_millis(30);
+        assert!(timeout(soon, shipping).await.is_err(), "there is no seal");
+        let ended = timeout(PATIENCE, pair.ended.recv()).await.unwrap().unwrap();
+        assert!(ended.is_err());
+    }
+    pair.ship(9).await;
+    assert_eq!((pair.sender.open(), pair.sender.fallen_back()), (1, 0));
 }
 
 /// The receiver's process is gone between the header and the seal: the sender hears it, long before its deadline.
