@@ -143,6 +143,9 @@ pub(crate) fn check_bundle(bundle: &Path) -> Result<()> {
     if !failed.contains("this machine cannot run any of it") || !failed.contains("libcuda.so.1") {
         bail!("the bundle does not say what a machine without a GPU lacks:\n{said}{failed}");
     }
+    // What it does without one works.
+    let mut rehearsal = Command::new(bundle.join("run"));
+    shell::run(rehearsal.arg("--rehearse"))?;
     println!(
         "{} starts here, and names what is missing",
         bundle.display()

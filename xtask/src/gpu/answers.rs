@@ -113,9 +113,13 @@ impl Asking<'_> {
         }
         // The last one: everything that is made once is made.
         let last = &answers[TIMES - 1];
+        let milliseconds = |name: &str| last[name].as_f64().unwrap_or(f64::NAN);
         let what = format!(
-            "{} tokens, {} bytes shipped, {by_lane} of all by NCCL; receipt {} ms after the last layer, first step {} ms",
-            last["prompt_tokens"], last["shipped_bytes"], last["receipt_ms"], last["first_step_ms"]
+            "{} tokens, {} bytes shipped, {by_lane} of all by NCCL; receipt {:.1} ms after the last layer, first step {:.1} ms",
+            last["prompt_tokens"],
+            last["shipped_bytes"],
+            milliseconds("receipt_ms"),
+            milliseconds("first_step_ms")
         );
         let figures = json!({ "lane_bytes": by_lane, "answers": answers });
         Ok((Outcome::Passed(what), figures))

@@ -32,14 +32,15 @@ pub(crate) const SINGLE: Tolerances = Tolerances {
     kl: 0.15,
 };
 
-/// For half precision: weights are exact, and what products take and rows have 11 bits.
+/// For half precision: weights are exact, and what products take and rows have 11 bits. Our kernels on a CPU are within a quarter of
+/// each on the first prompt at b = 128.
 pub(crate) const HALF: Tolerances = Tolerances {
-    entropy: 2e-3,
-    budget: 8,
-    positions: 0.95,
-    logits: 0.15,
-    margin: 0.3,
-    kl: 0.3,
+    entropy: 1e-3,
+    budget: 4,
+    positions: 0.98,
+    logits: 0.05,
+    margin: 0.1,
+    kl: 0.2,
 };
 
 pub(crate) const HEADER: &str = "prompt  profile     b   entropy err  budget diff  \

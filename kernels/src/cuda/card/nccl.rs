@@ -99,8 +99,6 @@ struct Calls {
     receive: unsafe extern "C" fn(*mut c_void, usize, Type, c_int, ncclComm_t, CUstream) -> c_int,
     error_string: unsafe extern "C" fn(c_int) -> *const c_char,
     last_error: unsafe extern "C" fn(ncclComm_t) -> *const c_char,
-    /// What the functions are in.
-    _library: Library,
 }
 
 type Type = ncclDataType_t;
@@ -380,7 +378,7 @@ impl Calls {
         let mut version = 0;
         // SAFETY: it writes one number.
         unsafe { get_version(&raw mut version) };
-        Ok(Self {
+        let calls = Self {
             version: version.try_into().unwrap_or(0),
             get_unique_id: function(&library, "ncclGetUniqueId")?,
             init: function(&library, "ncclCommInitRankConfig")?,
@@ -390,8 +388,10 @@ impl Calls {
             receive: function(&library, "ncclRecv")?,
             error_string: function(&library, "ncclGetErrorString")?,
             last_error: function(&library, "ncclGetLastError")?,
-            _library: library,
-        })
+        };
+        // Threads of its own run in it from the first id on, so it stays to the end of the process.
+        std::mem::forget(library);
+        Ok(calls)
     }
 
     #[allow(unsafe_code, reason = "see below")]
@@ -431,7 +431,7 @@ impl Calls {
 /// A function of NCCL's; `F` is its type in nccl.h of 2.14 and later.
 #[allow(unsafe_code, reason = "see below")]
 fn function<F: Copy>(library: &Library, name: &str) -> Result<F, DeviceError> {
-    // SAFETY: see above; it is used only as long as the library is there, which is beside it.
+    // SAFETY: see above; the library stays.
     let found = unsafe { library.get::<F>(name) };
     found
         .map(|function| *function)
