@@ -21,6 +21,7 @@ mod progress;
 mod remote;
 mod report;
 mod serve;
+mod simulate;
 mod workers;
 
 use std::process::ExitCode;
@@ -42,9 +43,9 @@ enum Command {
     /// Run a coordinator.
     Coordinator(process::ConfigArgs),
     /// Run a prefill worker.
-    Prefill(process::ConfigArgs),
+    Prefill(workers::WorkerArgs),
     /// Run a decode worker.
-    Decode(process::ConfigArgs),
+    Decode(workers::WorkerArgs),
     /// List GPUs that models can run on, and what is missing.
     Gpus,
     /// Let a worker finish what it has and end.

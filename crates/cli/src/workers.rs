@@ -8,10 +8,25 @@ use lava_prefill_worker::{PrefillConfig, PrefillWorker};
 use lava_worker::{ListenSection, Membership};
 use tokio::net::TcpListener;
 
-use crate::process::{ConfigArgs, Process, block_on, listen, load, worker_id};
+use lava_simulate::Role;
 
-pub(crate) fn prefill(args: &ConfigArgs) -> Result<()> {
-    let config: PrefillConfig = args.load()?;
+use crate::process::{ConfigArgs, Process, block_on, listen, load, worker_id};
+use crate::simulate::SimulateArgs;
+
+/// How a worker is started.
+#[derive(clap::Args)]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) simulate: SimulateArgs,
+}
+
+pub(crate) fn prefill(args: &WorkerArgs) -> Result<()> {
+    let config: PrefillConfig = args.config.load()?;
+    if let Some(plan) = args.simulate.plan(Role::Prefill)? {
+        return plan.run(config.telemetry, config.http, config.listen, config.etcd);
+    }
     config.prefill.check()?;
     config.transfer.check()?;
     config.model.path_and_name()?;
@@ -34,8 +49,11 @@ pub(crate) fn prefill(args: &ConfigArgs) -> Result<()> {
     })
 }
 
-pub(crate) fn decode(args: &ConfigArgs) -> Result<()> {
-    let config: DecodeConfig = args.load()?;
+pub(crate) fn decode(args: &WorkerArgs) -> Result<()> {
+    let config: DecodeConfig = args.config.load()?;
+    if let Some(plan) = args.simulate.plan(Role::Decode)? {
+        return plan.run(config.telemetry, config.http, config.listen, config.etcd);
+    }
     config.decode.check()?;
     config.transfer.check()?;
     config.model.path_and_name()?;
@@ -59,7 +77,7 @@ pub(crate) fn decode(args: &ConfigArgs) -> Result<()> {
 }
 
 /// Without etcd the worker registers where nobody looks, and coordinators list its address.
-fn registry(etcd: Option<EtcdPlan>, metrics: &mut Metrics) -> Registry {
+pub(crate) fn registry(etcd: Option<EtcdPlan>, metrics: &mut Metrics) -> Registry {
     match etcd {
         Some(plan) => Registry::etcd(plan, ClusterMetrics::register(metrics)),
         None => Registry::memory(),

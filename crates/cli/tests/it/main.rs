@@ -16,6 +16,7 @@ mod lanes;
 mod load;
 mod policies;
 mod promises;
+mod simulated;
 mod soak;
 mod transfer;
 

@@ -1,0 +1,282 @@
+//! A simulated prefill worker: prompts wait their turn, take their time, and are shipped as noise.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lava_kv::{Outbound, Ticket};
+use lava_proto::v1::{FinishReason, Token, TransferStats};
+use lava_proto::worker::prefill_event::Event;
+use lava_proto::worker::prefill_server::Prefill;
+use lava_proto::worker::{FirstToken, Load, PrefillDone, PrefillEvent, PrefillRequest};
+use lava_transfer::{Link, PAYLOAD_BYTES_MAX, Part, Sent, ship};
+use lava_worker::{Refusal, Stage};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::attempt::Attempt;
+use crate::fault::{Dice, Fault, FaultKind, FaultStage};
+use crate::model::Model;
+use crate::profile::{PrefillTimes, TransferTimes};
+use crate::rows::Noise;
+
+/// A token, an end.
+const EVENTS_MAX: usize = 4;
+/// Decode workers that are remembered.
+const LINKS_MAX: usize = 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The service; cloning shares it.
+#[derive(Clone, Debug)]
+pub(crate) struct PrefillService {
+    pub(crate) model: Arc<Model>,
+    pub(crate) prefill: PrefillTimes,
+    pub(crate) transfer: TransferTimes,
+    pub(crate) dice: Arc<Dice>,
+    pub(crate) vanish: CancellationToken,
+    pub(crate) busy: Arc<Busy>,
+    /// Who has it computes.
+    pub(crate) turn: Arc<Mutex<()>>,
+    pub(crate) links: Arc<std::sync::Mutex<std::collections::HashMap<String, Link>>>,
+}
+
+/// What waits or runs.
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    requests: AtomicUsize,
+    tokens: AtomicUsize,
+}
+
+/// A place in the queue; freed by drop.
+#[derive(Debug)]
+struct Place {
+    busy: Arc<Busy>,
+    tokens: usize,
+}
+
+impl Busy {
+    pub(crate) fn load(&self, queue_max: usize) -> Load {
+        Load {
+            queue: self.requests.load(Ordering::Relaxed) as u32,
+            queue_max: queue_max as u32,
+            queue_tokens: self.tokens.load(Ordering::Relaxed) as u64,
+            ..Default::default()
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
+    }
+
+    fn enter(self: &Arc<Self>, tokens: usize, queue_max: usize) -> Result<Place, Refusal> {
+        let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        self.tokens.fetch_add(tokens, Ordering::Relaxed);
+        let place = Place {
+            busy: Arc::clone(self),
+            tokens,
+        };
+        match requests > queue_max {
+            true => Err(Refusal::Full {
+                what: "requests in the prefill queue",
+                found: requests as u64,
+                most: queue_max as u64,
+            }),
+            false => Ok(place),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.busy.requests.fetch_sub(1, Ordering::Relaxed);
+        self.busy.tokens.fetch_sub(self.tokens, Ordering::Relaxed);
+    }
+}
+
+type Events = mpsc::Sender<Result<PrefillEvent, Status>>;
+
+/// A prompt on its way.
+struct Job {
+    attempt: Attempt,
+    last: u32,
+    ticket: Ticket,
+    link: Link,
+    events: Events,
+    place: Place,
+    queued: Instant,
+}
+
+#[tonic::async_trait]
+impl Prefill for PrefillService {
+    type RunStream = ReceiverStream<Result<PrefillEvent, Status>>;
+
+    async fn run(
+        &self,
+        request: Request<PrefillRequest>,
+    ) -> Result<Response<Self::RunStream>, Status> {
+        let request = request.into_inner();
+        let attempt = Attempt::check(request.attempt.unwrap_or_default(), &self.model)?;
+        let digest = lava_proto::prompt_digest(&request.prompt);
+        if digest != attempt.prompt_digest || request.prompt.len() != attempt.shape.tokens {
+            return Err(Refusal::Field {
+                field: "prompt",
+                found: format!("{} ids with another digest", request.prompt.len()),
+                expected: format!("the {} ids of the attempt's digest", attempt.shape.tokens),
+            }
+            .into());
+        }
+        let tokens = request.prompt.len();
+        let place = self.busy.enter(tokens, self.prefill.queue_max)?;
+        self.meet(self.dice.throw(FaultStage::Accept)).await?;
+        let (events, stream) = mpsc::channel(EVENTS_MAX);
+        let job = Job {
+            attempt,
+            last: request.prompt[tokens - 1],
+            ticket: lava_worker::Attempt::ticket(&request.ticket)?,
+            link: self.link(&request.link_address)?,
+            events,
+            place,
+            queued: Instant::now(),
+        };
+        tokio::spawn(self.clone().follow(job));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl PrefillService {
+    fn link(&self, address: &str) -> Result<Link, Refusal> {
+        let links = self.links.lock();
+        let mut links = links.unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(link) = links.get(address) {
+            return Ok(link.clone());
+        }
+        let link = Link::new(address, CONNECT_TIMEOUT, None)?;
+        if links.len() == LINKS_MAX {
+            links.clear();
+        }
+        links.insert(address.to_owned(), link.clone());
+        Ok(link)
+    }
+
+    /// Goes through a fault that is not one of frames.
+    async fn meet(&self, fault: Option<Fault>) -> Result<(), Status> {
+        let Some(fault) = fault else { return Ok(()) };
+        match fault.kind {
+            FaultKind::Late => {
+                sleep(fault.late).await;
+                Ok(())
+            }
+            FaultKind::Refuse => Err(Status::resource_exhausted("refused as told")),
+            FaultKind::Break | FaultKind::Corrupt => Err(Status::unavailable("broken as told")),
+            FaultKind::Stall => std::future::pending().await,
+            FaultKind::Vanish => {
+                self.vanish.cancel();
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// To the end, its caller's departure or its deadline, whatever comes first.
+    async fn follow(self, job: Job) {
+        let (events, deadline) = (job.events.clone(), job.attempt.deadline);
+        let ended = tokio::select! {
+            ended = self.work(job) => ended,
+            () = events.closed() => return,
+            () = sleep_until(deadline) => {
+                let stage = Stage::Prefill;
+                Err(Refusal::Deadline { stage }.into())
+            }
+        };
+        if let Err(status) = ended {
+            let _ = events.try_send(Err(status));
+        }
+    }
+
+    async fn work(&self, job: Job) -> Result<(), Status> {
+        let attempt = &job.attempt;
+        let tokens = attempt.shape.tokens;
+        let began;
+        {
+            let _turn = self.turn.lock().await;
+            began = Instant::now();
+            self.meet(self.dice.throw(FaultStage::Prefill)).await?;
+            pass(self.prefill.of(tokens)).await;
+        }
+        let prefilled = Instant::now();
+        let first = self.model.next(job.last, tokens);
+        let finish = attempt.finish(first, 1);
+        send(
+            &job.events,
+            Event::FirstToken(FirstToken {
+                token: Some(Token {
+                    id: first,
+                    ..Default::default()
+                }),
+                finish: finish.unwrap_or(FinishReason::Unspecified).into(),
+            }),
+        );
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        let mut stats = TransferStats {
+            queue_ms: milliseconds(began - job.queued),
+            prefill_ms: milliseconds(prefilled - began),
+            full_bytes: attempt.shape.full_bytes() as u64,
+            ..Default::default()
+        };
+        if finish.is_none() {
+            stats.shipped_bytes = self.ship(&job, first).await?;
+            stats.stored_bytes = attempt.cache_bytes() as u64;
+            stats.rows_kept = attempt.kept_max as u64;
+            stats.receipt_ms = milliseconds(prefilled.elapsed());
+            stats.transfer_ms = stats.receipt_ms;
+        }
+        drop(job.place);
+        send(&job.events, Event::Done(PrefillDone { stats: Some(stats) }));
+        Ok(())
+    }
+
+    /// Payload bytes that were sent.
+    async fn ship(&self, job: &Job, first: u32) -> Result<u64, Status> {
+        let attempt = &job.attempt;
+        let fault = self.dice.throw(FaultStage::Transfer);
+        let is_corrupt = fault.is_some_and(|fault| fault.kind == FaultKind::Corrupt);
+        if !is_corrupt {
+            self.meet(fault).await?;
+        }
+        pass(self.transfer.of(attempt.cache_bytes())).await;
+        let header = attempt.header(job.ticket, self.model.fingerprint);
+        let mut outbound = Outbound::new(header, PAYLOAD_BYTES_MAX);
+        let rows = attempt.rows_sent(self.transfer.row_bytes_max);
+        let mut frames = outbound.ship(&vec![rows; attempt.shape.tables()], &Noise(attempt.shape));
+        if let (true, Some(frame)) = (is_corrupt, frames.first_mut()) {
+            let mut payload = frame.payload.to_vec();
+            let middle = payload.len() / 2;
+            payload[middle] ^= 1;
+            frame.payload = payload.into();
+        }
+        let bytes = outbound.payload_bytes();
+        let (queue, parts) = mpsc::channel(frames.len() + 1);
+        let sealed = Part::Seal(outbound.seal(first));
+        for part in frames.into_iter().map(Part::Frame).chain([sealed]) {
+            let _ = queue.try_send(part);
+        }
+        let sent = Sent::default();
+        let shipped = ship(&job.link, &header, parts, &sent, attempt.deadline).await;
+        shipped.map_err(|error| Status::from(Refusal::from(error)))?;
+        Ok(bytes)
+    }
+}
+
+/// Lets time pass; none is not even a turn of the timer.
+pub(crate) async fn pass(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}
+
+fn send(events: &Events, event: Event) {
+    // One who left is noticed elsewhere.
+    let _ = events.try_send(Ok(PrefillEvent { event: Some(event) }));
+}

@@ -1,0 +1,253 @@
+//! One simulated worker, from its first connection to its end.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+use lava_node::{Health, Shutdown, State};
+use lava_proto::worker as proto;
+use lava_proto::worker::cache_link_server::CacheLinkServer;
+use lava_proto::worker::decode_server::DecodeServer;
+use lava_proto::worker::prefill_server::PrefillServer;
+use lava_proto::worker::worker_server::{self, WorkerServer};
+use lava_proto::worker::{
+    DescribeRequest, Description, DrainRequest, DrainResponse, GetTextFilesRequest, TextFiles,
+};
+use lava_worker::{Drain, Membership, serve, server_builder};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::decode::{DecodeService, Memory};
+use crate::fault::Dice;
+use crate::model::Model;
+use crate::prefill::{Busy, PrefillService};
+use crate::profile::Profile;
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Prompts.
+    Prefill,
+    /// Tokens.
+    Decode,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to, and has drained.
+    Drained,
+    /// A fault of the profile took it away. Whoever runs it has to drop its runtime, so that its sockets close.
+    Vanished,
+}
+
+/// A worker that is about to serve.
+#[derive(Debug)]
+pub struct Worker {
+    /// What it does.
+    pub role: Role,
+    /// What it serves.
+    pub model: Arc<Model>,
+    /// How.
+    pub profile: Profile,
+}
+
+/// How busy it is.
+type Load = Arc<dyn Fn() -> proto::Load + Send + Sync>;
+
+struct Describe {
+    worker_id: String,
+    role: Role,
+    model: Arc<Model>,
+    load: Load,
+    health: Health,
+    shutdown: Shutdown,
+}
+
+impl Worker {
+    /// Serves on a thread of its own, until it ends; if it vanishes, everything of it is gone at once, as of a process that was killed.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn spawn(
+        self,
+        listener: std::net::TcpListener,
+        membership: Membership,
+        health: Health,
+        shutdown: Shutdown,
+    ) -> io::Result<JoinHandle<Result<Ended>>> {
+        let name = format!("{:?}", self.role).to_lowercase();
+        thread::Builder::new().name(name).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("cannot start a runtime")?;
+            let serving = async {
+                listener.set_nonblocking(true)?;
+                let listener = TcpListener::from_std(listener)?;
+                self.serve(listener, membership, health, shutdown).await
+            };
+            runtime.block_on(serving)
+        })
+    }
+
+    /// Serves until `shutdown`, or until it vanishes.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        membership: Membership,
+        health: Health,
+        shutdown: Shutdown,
+    ) -> Result<Ended> {
+        let Self {
+            role,
+            model,
+            profile,
+        } = self;
+        let vanish = CancellationToken::new();
+        let worker_id = membership.worker_id.clone();
+        let dice = Dice::new(profile.seed, role, &worker_id, &profile.faults);
+        let dice = Arc::new(dice);
+        let describe = |load: Load| {
+            let describe = Describe {
+                worker_id: worker_id.clone(),
+                role,
+                model: Arc::clone(&model),
+                load,
+                health: health.clone(),
+                shutdown: shutdown.clone(),
+            };
+            WorkerServer::new(describe).max_encoding_message_size(lava_proto::MESSAGE_BYTES_MAX)
+        };
+        let names = [worker_server::SERVICE_NAME];
+        let timeout = std::time::Duration::from_secs(30);
+        let served = match role {
+            Role::Prefill => {
+                let (busy, queue_max) = (Arc::new(Busy::default()), profile.prefill.queue_max);
+                let shown = Arc::clone(&busy);
+                let describe = describe(Arc::new(move || shown.load(queue_max)));
+                let idle = Arc::clone(&busy);
+                let service = PrefillService {
+                    model: Arc::clone(&model),
+                    prefill: profile.prefill,
+                    transfer: profile.transfer,
+                    dice,
+                    vanish: vanish.clone(),
+                    busy,
+                    turn: Arc::default(),
+                    links: Arc::new(HashMap::new().into()),
+                };
+                let service = PrefillServer::new(service);
+                let router = server_builder()
+                    .add_service(describe)
+                    .add_service(service.max_decoding_message_size(lava_proto::MESSAGE_BYTES_MAX))
+                    .add_service(health.service(&names));
+                let idle = move || idle.is_idle();
+                let serving = serve(
+                    router,
+                    listener,
+                    membership,
+                    health,
+                    shutdown,
+                    Drain { timeout, idle },
+                );
+                unless_vanished(&vanish, serving).await
+            }
+            Role::Decode => {
+                let memory = Arc::new(Memory::new(&model, &profile.decode));
+                let shown = Arc::clone(&memory);
+                let describe = describe(Arc::new(move || shown.load()));
+                let idle = Arc::clone(&memory);
+                let (batch, arrivals) = mpsc::channel(profile.decode.slots_max);
+                let service = DecodeService {
+                    model: Arc::clone(&model),
+                    times: profile.decode,
+                    dice,
+                    vanish: vanish.clone(),
+                    memory,
+                    tickets: Arc::default(),
+                    batch,
+                };
+                let steps = tokio::spawn(service.clone().steps(arrivals));
+                let link = CacheLinkServer::new(service.clone())
+                    .max_decoding_message_size(lava_transfer::MESSAGE_BYTES_MAX);
+                let service = DecodeServer::new(service);
+                let router = server_builder()
+                    .add_service(describe)
+                    .add_service(service.max_decoding_message_size(lava_proto::MESSAGE_BYTES_MAX))
+                    .add_service(link)
+                    .add_service(health.service(&names));
+                let idle = move || idle.is_idle();
+                let serving = serve(
+                    router,
+                    listener,
+                    membership,
+                    health,
+                    shutdown,
+                    Drain { timeout, idle },
+                );
+                let served = unless_vanished(&vanish, serving).await;
+                steps.abort();
+                served
+            }
+        };
+        served.context("the simulated worker failed")
+    }
+}
+
+async fn unless_vanished<E>(
+    vanish: &CancellationToken,
+    serving: impl Future<Output = Result<(), E>>,
+) -> Result<Ended, E> {
+    tokio::select! {
+        served = serving => served.map(|()| Ended::Drained),
+        () = vanish.cancelled() => Ok(Ended::Vanished),
+    }
+}
+
+#[tonic::async_trait]
+impl worker_server::Worker for Describe {
+    async fn describe(
+        &self,
+        _request: Request<DescribeRequest>,
+    ) -> Result<Response<Description>, Status> {
+        let role = match self.role {
+            Role::Prefill => proto::Role::Prefill,
+            Role::Decode => proto::Role::Decode,
+        };
+        Ok(Response::new(Description {
+            worker_id: self.worker_id.clone(),
+            role: role.into(),
+            model: Some(self.model.describe()),
+            load: Some((self.load)()),
+            draining: self.health.state() != State::Serving,
+        }))
+    }
+
+    async fn get_text_files(
+        &self,
+        _request: Request<GetTextFilesRequest>,
+    ) -> Result<Response<TextFiles>, Status> {
+        Ok(Response::new(TextFiles {
+            content: self.model.text(),
+        }))
+    }
+
+    async fn drain(
+        &self,
+        _request: Request<DrainRequest>,
+    ) -> Result<Response<DrainResponse>, Status> {
+        self.shutdown.trigger();
+        let load = Some((self.load)());
+        Ok(Response::new(DrainResponse { load }))
+    }
+}
