@@ -1,5 +1,6 @@
 //! `lava bench`: how fast the engine is on this machine, and a server under load.
 
+mod coordinator;
 mod decode;
 mod engine;
 mod serve;
@@ -16,6 +17,8 @@ pub(crate) struct Bench {
 
 #[derive(Subcommand)]
 enum What {
+    /// Time that a coordinator adds, and requests per second that it takes, among simulated workers.
+    Coordinator(coordinator::Coordinator),
     /// Tokens per second of a batch over caches of one budget, for each row format.
     Decode(decode::Decode),
     /// Tokens per second and memory of prompts and of batches, over lengths, budgets and batch sizes.
@@ -26,6 +29,7 @@ enum What {
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match &bench.what {
+        What::Coordinator(options) => coordinator::run(options),
         What::Decode(options) => decode::run(options),
         What::Engine(options) => engine::run(options),
         What::Serve(options) => serve::run(options),

@@ -6,7 +6,10 @@ use lava::{Method, Shape};
 use lava_kv::{CacheShape, RowFormat, WIRE_VERSION};
 use lava_proto::worker as proto;
 use lava_text::TextFiles;
+use lava_worker::Refusal;
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::attempt::Attempt;
 
 use crate::profile::{ModelProfile, ROW_FORMATS};
 
@@ -59,6 +62,24 @@ impl Model {
             text_digest: lava_proto::content_digest(&text),
             text,
         })
+    }
+
+    /// Name that requests ask for.
+    pub fn name(&self) -> &str {
+        &self.profile.name
+    }
+
+    /// What coordinators place by.
+    pub fn fingerprint(&self) -> [u8; 16] {
+        self.fingerprint
+    }
+
+    /// `rows_max` of a reservation for an attempt.
+    ///
+    /// # Errors
+    /// The attempt is not one.
+    pub fn rows_grown_max(&self, attempt: proto::Attempt) -> Result<u64, Refusal> {
+        Ok(Attempt::check(attempt, self)?.rows_grown_max() as u64)
     }
 
     /// The token that follows `last`, which is at `position`: as of a model that sees nothing else, so that an answer that goes on

@@ -61,7 +61,8 @@ impl Asking<'_> {
             command.env("NCCL_HOSTID", format!("lava-{role}"));
             command
                 .env("NCCL_SOCKET_IFNAME", "lo")
-                .env("NCCL_IB_DISABLE", "1");
+                .env("NCCL_IB_DISABLE", "1")
+                .env("NCCL_MNNVL_ENABLE", "0");
             let name = format!("{link}-{role}");
             running.push(Process::start(
                 &name,

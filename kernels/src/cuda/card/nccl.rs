@@ -26,6 +26,8 @@ const CONFIG_MAGIC: u32 = 0xcafe_beef;
 const CONFIG_VERSION: u32 = 2 * 10_000 + 28 * 100;
 /// An attribute that NCCL decides about.
 const UNDECIDED: c_int = c_int::MIN;
+/// Blocks of a transfer at most: the engine has the other multiprocessors, and each takes memory for its buffers.
+const BLOCKS_MAX: c_int = 4;
 /// The sender and the receiver.
 const RANKS: c_int = 2;
 
@@ -350,7 +352,7 @@ fn config() -> ncclConfig_t {
         blocking: 0,
         cgaClusterSize: UNDECIDED,
         minCTAs: UNDECIDED,
-        maxCTAs: UNDECIDED,
+        maxCTAs: BLOCKS_MAX,
         netName: std::ptr::null(),
         splitShare: UNDECIDED,
         trafficClass: UNDECIDED,
