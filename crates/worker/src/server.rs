@@ -5,9 +5,8 @@ use std::time::Duration;
 use lava_node::{Health, Shutdown, State};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
-use tonic::transport::server::Router;
+use tonic::transport::server::{Router, TcpIncoming};
 
 use crate::membership::Membership;
 
@@ -27,7 +26,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A server that notices dead peers and stands mass cancellation.
 pub fn server_builder() -> Server {
     Server::builder()
-        .tcp_nodelay(true)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -75,7 +73,8 @@ pub async fn serve(
     health.serving();
     let registration = membership.register(&health);
     let stop = Shutdown::new();
-    let incoming = TcpListenerStream::new(listener);
+    // The builder's own setting is for listeners that it makes itself.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = router.serve_with_incoming_shutdown(incoming, stop.triggered());
     let ending = async {
         tokio::select! {

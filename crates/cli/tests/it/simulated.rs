@@ -196,6 +196,22 @@ impl Fleet {
     }
 }
 
+/// Workers' sockets once waited for acknowledgements before they sent the next small message: 40 ms in every answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_do_not_wait_for_acknowledgements() {
+    let mut common = Common::new();
+    common.profile.decode.step_ms = 0.0;
+    let fleet = common.fleet(&[]).await;
+    let mut times = Vec::new();
+    for _ in 0..41 {
+        let began = Instant::now();
+        timeout(PATIENCE, fleet.ask(1)).await.expect("an answer");
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    assert!(times[20] < Duration::from_millis(25), "{times:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_workers_that_fail_at_any_stage_cost_no_request_and_no_token() {
     let common = Common::new();
