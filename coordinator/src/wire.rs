@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lava_kv::{RowFormat, WIRE_VERSION};
 use lava_proto::v1::FinishReason;
-use lava_proto::{prompt_digest, worker};
+use lava_proto::{prompt_digest_of, worker};
 
 use crate::convert::Order;
 use crate::flight::{DecodeEvent, PrefillEvent, Ticket};
@@ -134,7 +134,7 @@ impl AttemptParts<'_> {
             false => Vec::new(),
         };
         worker::DecodeRequest {
-            attempt: Some(self.attempt(&self.prompt())),
+            attempt: Some(self.attempt()),
             rows_max: Needs::new(&self.order.model, size).rows_max(),
             prompt_ids: prompt_ids.into(),
         }
@@ -146,21 +146,16 @@ impl AttemptParts<'_> {
         ticket: Ticket,
         link_address: String,
     ) -> worker::PrefillRequest {
-        let prompt = self.prompt();
         worker::PrefillRequest {
-            attempt: Some(self.attempt(&prompt)),
-            prompt,
+            attempt: Some(self.attempt()),
+            // What the model reads in this attempt.
+            prompt: [&self.order.prompt, self.emitted].concat(),
             ticket: ticket.0.to_vec().into(),
             link_address,
         }
     }
 
-    /// What the model reads in this attempt.
-    fn prompt(&self) -> Vec<u32> {
-        [&self.order.prompt, self.emitted].concat()
-    }
-
-    fn attempt(&self, prompt: &[u32]) -> worker::Attempt {
+    fn attempt(&self) -> worker::Attempt {
         let order = self.order;
         let size = order.size_after(self.emitted.len());
         let millis = u64::try_from(self.time_left.as_millis()).unwrap_or(u64::MAX);
@@ -168,7 +163,9 @@ impl AttemptParts<'_> {
             request_id: self.request_id.as_str().to_owned(),
             number: self.number,
             fingerprint: order.model.fingerprint.0.to_vec().into(),
-            prompt_digest: prompt_digest(prompt).to_vec().into(),
+            prompt_digest: prompt_digest_of(&[&self.order.prompt, self.emitted])
+                .to_vec()
+                .into(),
             tokens: size.tokens,
             policy: size.method.to_string(),
             budget: size.budget,

@@ -9,7 +9,7 @@ mod codec;
 mod digest;
 
 pub use codec::StrictCodec;
-pub use digest::{content_digest, prompt_digest};
+pub use digest::{content_digest, prompt_digest, prompt_digest_of};
 
 pub use lava::v1;
 pub use lava::worker::v1 as worker;

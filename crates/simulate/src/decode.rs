@@ -27,7 +27,6 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::attempt::Attempt;
 use crate::fault::{Dice, Fault, FaultKind, FaultStage};
 use crate::model::Model;
-use crate::prefill::pass;
 use crate::profile::DecodeTimes;
 
 /// Messages that wait for one caller; one that takes none pauses its own sequence only.
@@ -342,17 +341,25 @@ impl DecodeService {
     /// Steps over all sequences, for ever.
     pub(crate) async fn steps(self, mut arrivals: mpsc::Receiver<Sequence>) {
         let mut sequences: Vec<Sequence> = Vec::new();
+        // When the last step ended, had it taken no more than its time.
+        let mut ended = Instant::now();
         loop {
             if sequences.is_empty() {
                 match arrivals.recv().await {
                     Some(sequence) => sequences.push(sequence),
                     None => return,
                 }
+                ended = Instant::now();
             }
             while let Ok(sequence) = arrivals.try_recv() {
                 sequences.push(sequence);
             }
-            pass(self.times.of(sequences.len())).await;
+            let step = self.times.of(sequences.len());
+            if !step.is_zero() {
+                // One that is a whole step late is not caught up with.
+                ended = (ended + step).max(Instant::now() - step);
+                sleep_until(ended).await;
+            }
             let before: usize = sequences.iter().map(|sequence| sequence.made).sum();
             sequences.retain_mut(|sequence| self.step(sequence));
             let after: usize = sequences.iter().map(|sequence| sequence.made).sum();
