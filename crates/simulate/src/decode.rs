@@ -21,7 +21,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::attempt::Attempt;
@@ -44,7 +43,6 @@ pub(crate) struct DecodeService {
     pub(crate) model: Arc<Model>,
     pub(crate) times: DecodeTimes,
     pub(crate) dice: Arc<Dice>,
-    pub(crate) vanish: CancellationToken,
     pub(crate) memory: Arc<Memory>,
     pub(crate) tickets: Arc<Mutex<HashMap<Ticket, Slot>>>,
     /// With a place for each slot.
@@ -175,7 +173,7 @@ impl Decode for DecodeService {
         }
         let pages = attempt.pages_max(self.memory.page_bytes) as u64;
         let reservation = self.memory.reserve(pages)?;
-        self.meet(self.dice.throw(FaultStage::Accept)).await?;
+        self.dice.meet(FaultStage::Accept).await?;
         let mut ticket = Ticket([0; 16]);
         let stopped = |_| Refusal::Stopped {
             part: "random generator",
@@ -235,23 +233,6 @@ impl CacheLink for DecodeService {
 }
 
 impl DecodeService {
-    async fn meet(&self, fault: Option<Fault>) -> Result<(), Status> {
-        let Some(fault) = fault else { return Ok(()) };
-        match fault.kind {
-            FaultKind::Late => {
-                sleep(fault.late).await;
-                Ok(())
-            }
-            FaultKind::Refuse => Err(Status::resource_exhausted("refused as told")),
-            FaultKind::Break | FaultKind::Corrupt => Err(Status::unavailable("broken as told")),
-            FaultKind::Stall => std::future::pending().await,
-            FaultKind::Vanish => {
-                self.vanish.cancel();
-                std::future::pending().await
-            }
-        }
-    }
-
     /// Ends a slot whose transfer does not come in time.
     fn expire(&self, ticket: Ticket, deadline: Instant) {
         let tickets = Arc::downgrade(&self.tickets);
@@ -322,7 +303,7 @@ impl DecodeService {
         let rows_max = slot.attempt.kept_max as u64;
         let inbound = Inbound::new(&header, &expected, rows_max);
         let mut inbound = inbound.map_err(Refusal::from)?;
-        self.meet(self.dice.throw(FaultStage::Transfer)).await?;
+        self.dice.meet(FaultStage::Transfer).await?;
         inbox.grant(FRAMES_IN_FLIGHT_MAX).await;
         loop {
             match inbox.next().await.map_err(Refusal::from)? {
@@ -391,7 +372,7 @@ impl DecodeService {
                 FaultKind::Late => sequence.fault = None,
                 FaultKind::Stall => return true,
                 FaultKind::Vanish => {
-                    self.vanish.cancel();
+                    self.dice.vanish();
                     return true;
                 }
                 FaultKind::Refuse | FaultKind::Break | FaultKind::Corrupt => {

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use lava_node::ConfigError;
 use serde::Deserialize;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::worker::Role;
@@ -101,6 +104,7 @@ pub(crate) struct Dice {
     role: Role,
     faults: Vec<FaultSection>,
     thrown: AtomicU64,
+    vanished: CancellationToken,
 }
 
 /// A fault that came up.
@@ -118,6 +122,7 @@ impl Dice {
             role,
             faults: faults.to_vec(),
             thrown: AtomicU64::new(0),
+            vanished: CancellationToken::new(),
         }
     }
 
@@ -135,6 +140,46 @@ impl Dice {
             kind: fault.kind,
             late: Duration::from_millis(fault.late_ms),
         })
+    }
+}
+
+impl Dice {
+    /// Throws, and goes through what comes up.
+    ///
+    /// # Errors
+    /// The fault's.
+    pub(crate) async fn meet(&self, stage: FaultStage) -> Result<(), Status> {
+        self.go_through(self.throw(stage)).await
+    }
+
+    /// What is stalled, and what is left of a worker that has vanished, never ends by itself.
+    ///
+    /// # Errors
+    /// The fault's.
+    pub(crate) async fn go_through(&self, fault: Option<Fault>) -> Result<(), Status> {
+        let Some(fault) = fault else { return Ok(()) };
+        match fault.kind {
+            FaultKind::Late => {
+                sleep(fault.late).await;
+                Ok(())
+            }
+            FaultKind::Refuse => Err(Status::resource_exhausted("refused as told")),
+            FaultKind::Break | FaultKind::Corrupt => Err(Status::unavailable("broken as told")),
+            FaultKind::Stall => std::future::pending().await,
+            FaultKind::Vanish => {
+                self.vanish();
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Ends the whole worker.
+    pub(crate) fn vanish(&self) {
+        self.vanished.cancel();
+    }
+
+    pub(crate) async fn vanished(&self) {
+        self.vanished.cancelled().await;
     }
 }
 

@@ -14,11 +14,10 @@ use lava_worker::{Refusal, Stage};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::attempt::Attempt;
-use crate::fault::{Dice, Fault, FaultKind, FaultStage};
+use crate::fault::{Dice, FaultKind, FaultStage};
 use crate::model::Model;
 use crate::profile::{PrefillTimes, TransferTimes};
 use crate::rows::Noise;
@@ -36,7 +35,6 @@ pub(crate) struct PrefillService {
     pub(crate) prefill: PrefillTimes,
     pub(crate) transfer: TransferTimes,
     pub(crate) dice: Arc<Dice>,
-    pub(crate) vanish: CancellationToken,
     pub(crate) busy: Arc<Busy>,
     /// Who has it computes.
     pub(crate) turn: Arc<Mutex<()>>,
@@ -130,7 +128,7 @@ impl Prefill for PrefillService {
         }
         let tokens = request.prompt.len();
         let place = self.busy.enter(tokens, self.prefill.queue_max)?;
-        self.meet(self.dice.throw(FaultStage::Accept)).await?;
+        self.dice.meet(FaultStage::Accept).await?;
         let (events, stream) = mpsc::channel(EVENTS_MAX);
         let job = Job {
             attempt,
@@ -161,24 +159,6 @@ impl PrefillService {
         Ok(link)
     }
 
-    /// Goes through a fault that is not one of frames.
-    async fn meet(&self, fault: Option<Fault>) -> Result<(), Status> {
-        let Some(fault) = fault else { return Ok(()) };
-        match fault.kind {
-            FaultKind::Late => {
-                sleep(fault.late).await;
-                Ok(())
-            }
-            FaultKind::Refuse => Err(Status::resource_exhausted("refused as told")),
-            FaultKind::Break | FaultKind::Corrupt => Err(Status::unavailable("broken as told")),
-            FaultKind::Stall => std::future::pending().await,
-            FaultKind::Vanish => {
-                self.vanish.cancel();
-                std::future::pending().await
-            }
-        }
-    }
-
     /// To the end, its caller's departure or its deadline, whatever comes first.
     async fn follow(self, job: Job) {
         let (events, deadline) = (job.events.clone(), job.attempt.deadline);
@@ -202,7 +182,7 @@ impl PrefillService {
         {
             let _turn = self.turn.lock().await;
             began = Instant::now();
-            self.meet(self.dice.throw(FaultStage::Prefill)).await?;
+            self.dice.meet(FaultStage::Prefill).await?;
             pass(self.prefill.of(tokens)).await;
         }
         let prefilled = Instant::now();
@@ -243,7 +223,7 @@ impl PrefillService {
         let fault = self.dice.throw(FaultStage::Transfer);
         let is_corrupt = fault.is_some_and(|fault| fault.kind == FaultKind::Corrupt);
         if !is_corrupt {
-            self.meet(fault).await?;
+            self.dice.go_through(fault).await?;
         }
         pass(self.transfer.of(attempt.cache_bytes())).await;
         let header = attempt.header(job.ticket, self.model.fingerprint);

@@ -19,7 +19,6 @@ use lava_worker::{Drain, Membership, serve, server_builder};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::decode::{DecodeService, Memory};
@@ -113,7 +112,6 @@ impl Worker {
             model,
             profile,
         } = self;
-        let vanish = CancellationToken::new();
         let worker_id = membership.worker_id.clone();
         let dice = Dice::new(profile.seed, role, &worker_id, &profile.faults);
         let dice = Arc::new(dice);
@@ -140,8 +138,7 @@ impl Worker {
                     model: Arc::clone(&model),
                     prefill: profile.prefill,
                     transfer: profile.transfer,
-                    dice,
-                    vanish: vanish.clone(),
+                    dice: Arc::clone(&dice),
                     busy,
                     turn: Arc::default(),
                     links: Arc::new(HashMap::new().into()),
@@ -160,7 +157,7 @@ impl Worker {
                     shutdown,
                     Drain { timeout, idle },
                 );
-                unless_vanished(&vanish, serving).await
+                unless_vanished(&dice, serving).await
             }
             Role::Decode => {
                 let memory = Arc::new(Memory::new(&model, &profile.decode));
@@ -171,8 +168,7 @@ impl Worker {
                 let service = DecodeService {
                     model: Arc::clone(&model),
                     times: profile.decode,
-                    dice,
-                    vanish: vanish.clone(),
+                    dice: Arc::clone(&dice),
                     memory,
                     tickets: Arc::default(),
                     batch,
@@ -195,7 +191,7 @@ impl Worker {
                     shutdown,
                     Drain { timeout, idle },
                 );
-                let served = unless_vanished(&vanish, serving).await;
+                let served = unless_vanished(&dice, serving).await;
                 steps.abort();
                 served
             }
@@ -205,12 +201,12 @@ impl Worker {
 }
 
 async fn unless_vanished<E>(
-    vanish: &CancellationToken,
+    dice: &Dice,
     serving: impl Future<Output = Result<(), E>>,
 ) -> Result<Ended, E> {
     tokio::select! {
         served = serving => served.map(|()| Ended::Drained),
-        () = vanish.cancelled() => Ok(Ended::Vanished),
+        () = dice.vanished() => Ok(Ended::Vanished),
     }
 }
 
