@@ -1,6 +1,7 @@
 //! The settings of a coordinator. `deploy/config/coordinator.toml` explains each of them.
 
 mod budget;
+mod placement;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -13,6 +14,9 @@ use lava_node::{Backoff, ConfigError, HttpConfig, Metrics, TelemetryConfig, conf
 use serde::Deserialize;
 
 use crate::flight::Retry;
+
+pub use placement::PlacementConfig;
+pub(crate) use placement::PlacementPlan;
 
 /// Most stop strings, and most bytes of one, that the matcher of crates/text takes.
 const STOP_STRINGS_MAX: usize = 16;
@@ -39,6 +43,8 @@ pub struct Config {
     pub etcd: EtcdConfig,
     /// How workers are found and watched.
     pub workers: WorkersConfig,
+    /// How the workers of a request are chosen.
+    pub placement: PlacementConfig,
     /// What is done about faults.
     pub retry: RetryConfig,
     /// How the process ends.
@@ -210,6 +216,7 @@ pub struct Plan {
     pub(crate) deadlines: Deadlines,
     pub(crate) defaults: Defaults,
     pub(crate) workers: Workers,
+    pub(crate) placement: PlacementPlan,
     pub(crate) retry: Retry,
     /// Retries that 100 requests add to those in store.
     pub(crate) retry_percent: u32,
@@ -375,7 +382,6 @@ impl Config {
                 &format!("a row format ({error})"),
             )
         })?;
-        let ms = Duration::from_millis;
         Ok(Plan {
             client_keep_alive: ms(self.listen.keep_alive_ms),
             message_bytes_max: limits.message_bytes_max,
@@ -403,6 +409,7 @@ impl Config {
                 keep_alive: ms(workers.keep_alive_ms),
                 calls_max: limits.flights_max,
             },
+            placement: self.placement.into_plan()?,
             retry: Retry {
                 attempts_max: retry.attempts_max,
                 pause: Backoff {
@@ -417,6 +424,10 @@ impl Config {
             drain_timeout: ms(self.drain.timeout_ms),
         })
     }
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
 }
 
 fn contradiction(key: &str, found: &dyn Display, expected: &dyn Display) -> ConfigError {

@@ -2,6 +2,7 @@
 //! is refused here, with the field, what was found and what was expected; no text and no id of a prompt
 //! gets into these words.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use lava::{Budget, Method, ParseMethodError, Policy};
@@ -241,6 +242,14 @@ impl Asked {
 }
 
 impl Order {
+    /// What the model reads in an attempt that goes on after these tokens.
+    pub(crate) fn prompt_and(&self, emitted: &[u32]) -> Cow<'_, [u32]> {
+        match emitted {
+            [] => Cow::Borrowed(&self.prompt),
+            emitted => Cow::Owned([&self.prompt, emitted].concat()),
+        }
+    }
+
     /// The cache of an attempt that goes on after `emitted` tokens. An answer that began with every
     /// entry kept, or with none packed, goes on so, although its prompt has grown past the budget or the
     /// window.

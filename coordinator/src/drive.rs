@@ -210,10 +210,12 @@ impl Driver {
         let order = &self.request.order;
         let size = order.size_after(self.flight.emitted().len());
         let needs = Needs::new(&order.model, size);
+        let prompt = order.prompt_and(self.flight.emitted());
+        let blocks = self.request.roster.blocks_of(&prompt);
         let placed = self
             .request
             .roster
-            .place(&order.model, needs, self.flight.shunned());
+            .place(&order.model, needs, &blocks, self.flight.shunned());
         let event = match placed {
             Ok(peers) => Event::Placed {
                 attempt,
@@ -234,7 +236,12 @@ impl Driver {
             prefill: peers.prefill.id.clone(),
             decode: peers.decode.id.clone(),
             pages_max: peers.pages_max,
+            missing_tokens: peers.missing_tokens,
         };
+        self.request
+            .metrics
+            .missing_tokens
+            .inc_by(at.missing_tokens);
         tracing::debug!(attempt = number, prefill = %at.prefill, decode = %at.decode, "placed");
         self.attempt = Some(Attempt {
             number,
@@ -329,19 +336,26 @@ impl Driver {
         }
     }
 
-    /// Tells log and roster of a call that failed.
+    /// Tells log and roster of a call that failed, and the roster of one that did what it should.
     fn report(&self, event: &Event) {
-        let (Some(failure), Some(attempt)) = (failure_of(event), &self.attempt) else {
+        let Some(attempt) = &self.attempt else {
             return;
         };
-        let worker = match failure.role {
+        let worker = |role| match role {
             Role::Prefill => &attempt.at.prefill,
             Role::Decode => &attempt.at.decode,
         };
+        if let Some(role) = held(event) {
+            self.request.roster.held(worker(role));
+        }
+        let Some(failure) = failure_of(event) else {
+            return;
+        };
+        let worker = worker(failure.role);
         tracing::warn!(role = %failure.role, %worker, code = ?failure.code, error = failure.message,
             "a worker's call failed");
         if failure.kind == FailureKind::Broken {
-            self.request.roster.suspect(worker);
+            self.request.roster.broke(worker, self.request.seed);
         }
     }
 
@@ -474,6 +488,21 @@ fn open_attempt(attempt: &mut Option<Attempt>, number: u32) -> &mut Attempt {
     let attempt = attempt.as_mut().expect("a call is opened in an attempt");
     assert_eq!(attempt.number, number, "of the attempt under way");
     attempt
+}
+
+/// Whose call did what it should.
+fn held(event: &Event) -> Option<Role> {
+    match event {
+        Event::Prefill {
+            event: PrefillEvent::Done(_),
+            ..
+        } => Some(Role::Prefill),
+        Event::Decode {
+            event: DecodeEvent::FirstStep(_) | DecodeEvent::Done(_),
+            ..
+        } => Some(Role::Decode),
+        _ => None,
+    }
 }
 
 fn failure_of(event: &Event) -> Option<&WorkerFailure> {

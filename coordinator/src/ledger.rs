@@ -3,14 +3,18 @@
 //! A load is as old as the last probe. Between two probes a burst would go to one worker, and room that
 //! ended requests have left would look taken. So every placement is written down: it counts from the
 //! moment it is made until a probe that began after the worker took it in has been answered; and once
-//! it ends, it counts negatively until a probe that began after that.
+//! it ends, it counts negatively until a probe that began after that. The blocks of its prompt count as
+//! the prefill worker's until a probe that began after its end, which says what became of them.
 //!
 //! Time is a counter of probes, so the same events always give the same sums.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lava_prefix::BlockName;
+
 use crate::placement::Claimed;
+use crate::prefixes::PrefixIndex;
 use crate::snapshot::WorkerId;
 
 /// The placements of this process. Clones share it.
@@ -23,6 +27,7 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 pub(crate) struct Claim {
     book: Arc<Mutex<Book>>,
+    worker: WorkerId,
     number: u64,
 }
 
@@ -31,15 +36,17 @@ pub(crate) struct Book {
     /// Probes begun.
     probes: u64,
     next_number: u64,
-    entries: BTreeMap<u64, Entry>,
+    entries: BTreeMap<WorkerId, BTreeMap<u64, Entry>>,
     /// The sums over `entries`.
     totals: BTreeMap<WorkerId, Claimed>,
+    prefixes: PrefixIndex,
 }
 
 #[derive(Debug)]
 struct Entry {
-    worker: WorkerId,
     claimed: Claimed,
+    /// Of the prompt, on a prefill worker that keeps them.
+    blocks: Arc<[BlockName]>,
     stage: Stage,
 }
 
@@ -53,6 +60,8 @@ enum Stage {
     Shown,
     /// The load shows it, but it ended after this many probes had begun: counts negatively.
     Ended { probes: u64 },
+    /// The load never showed it, and it ended after this many probes had begun: what it left behind counts.
+    Over { probes: u64 },
 }
 
 impl Ledger {
@@ -62,10 +71,17 @@ impl Ledger {
     }
 
     /// Writes a placement into the book, which the caller holds since it looked at the totals.
-    pub(crate) fn claim(&self, book: &mut Book, worker: WorkerId, claimed: Claimed) -> Claim {
+    pub(crate) fn claim(
+        &self,
+        book: &mut Book,
+        worker: WorkerId,
+        claimed: Claimed,
+        blocks: Arc<[BlockName]>,
+    ) -> Claim {
         Claim {
             book: Arc::clone(&self.book),
-            number: book.add(worker, claimed),
+            number: book.add(&worker, claimed, blocks),
+            worker,
         }
     }
 }
@@ -74,14 +90,33 @@ impl Claim {
     /// The worker has taken the request in; a decode worker says how many pages it set aside.
     pub(crate) fn landed(&self, pages: Option<u64>) {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.landed(self.number, pages);
+        book.landed(&self.worker, self.number, pages);
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.ended(self.number);
+        book.ended(&self.worker, self.number);
+    }
+}
+
+impl Stage {
+    /// What of a claim counts.
+    fn counts(self, claimed: Claimed) -> Claimed {
+        let recent = Claimed {
+            recent: claimed.recent,
+            ..Claimed::default()
+        };
+        match self {
+            Stage::Sent | Stage::Landed { .. } => claimed,
+            Stage::Shown => Claimed::default(),
+            Stage::Ended { .. } => negated(Claimed {
+                recent: 0,
+                ..claimed
+            }),
+            Stage::Over { .. } => recent,
+        }
     }
 }
 
@@ -89,6 +124,21 @@ impl Book {
     /// What counts beyond the loads, by worker.
     pub(crate) fn totals(&self) -> &BTreeMap<WorkerId, Claimed> {
         &self.totals
+    }
+
+    /// Who has which fronts of prompts.
+    pub(crate) fn prefixes(&self) -> &PrefixIndex {
+        &self.prefixes
+    }
+
+    /// To take in what workers say of them.
+    pub(crate) fn prefixes_mut(&mut self) -> &mut PrefixIndex {
+        &mut self.prefixes
+    }
+
+    /// Counts placements.
+    pub(crate) fn turn(&self) -> u64 {
+        self.next_number
     }
 
     /// A probe begins; its number is for [`Book::probed`].
@@ -99,90 +149,116 @@ impl Book {
 
     /// The load that the worker gave to this probe is in the snapshot from here on.
     pub(crate) fn probed(&mut self, worker: &WorkerId, probe: u64) {
-        let Book {
-            entries, totals, ..
-        } = self;
-        entries.retain(|_, entry| {
-            if entry.worker != *worker {
-                return true;
+        let entries = self.entries.get(worker).into_iter().flatten();
+        let changed = entries.filter_map(|(&number, entry)| match entry.stage {
+            Stage::Landed { probes } if probes < probe => Some((number, Some(Stage::Shown))),
+            Stage::Ended { probes } | Stage::Over { probes } if probes < probe => {
+                Some((number, None))
             }
-            match entry.stage {
-                Stage::Landed { probes } if probes < probe => {
-                    add(totals, worker, negated(entry.claimed));
-                    entry.stage = Stage::Shown;
-                    true
-                }
-                Stage::Ended { probes } if probes < probe => {
-                    add(totals, worker, entry.claimed);
-                    false
-                }
-                _ => true,
-            }
+            _ => None,
         });
+        for (number, stage) in changed.collect::<Vec<_>>() {
+            self.enter_stage(worker, number, stage);
+        }
     }
 
     /// Forgets what has ended on workers that are gone: no probe will ever see it.
     pub(crate) fn forget_gone(&mut self, is_known: impl Fn(&WorkerId) -> bool) {
-        let Book {
-            entries, totals, ..
-        } = self;
-        entries.retain(|_, entry| {
-            let gone = matches!(entry.stage, Stage::Ended { .. }) && !is_known(&entry.worker);
-            if gone {
-                add(totals, &entry.worker, entry.claimed);
-            }
-            !gone
+        let gone = self.entries.iter().filter(|(worker, _)| !is_known(worker));
+        let ended = gone.flat_map(|(worker, entries)| {
+            let ended = entries.iter().filter(|(_, entry)| entry.is_over());
+            ended.map(|(&number, _)| (worker.clone(), number))
         });
+        for (worker, number) in ended.collect::<Vec<_>>() {
+            self.enter_stage(&worker, number, None);
+        }
+        self.prefixes.forget_gone(is_known);
     }
 
-    fn add(&mut self, worker: WorkerId, claimed: Claimed) -> u64 {
+    fn add(&mut self, worker: &WorkerId, claimed: Claimed, blocks: Arc<[BlockName]>) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        add(&mut self.totals, &worker, claimed);
-        let stage = Stage::Sent;
-        self.entries.insert(
-            number,
-            Entry {
-                worker,
-                claimed,
-                stage,
-            },
-        );
+        self.prefixes.expect(worker, &blocks);
+        let entry = Entry {
+            claimed,
+            blocks,
+            stage: Stage::Sent,
+        };
+        add(&mut self.totals, worker, entry.counts());
+        let entries = self.entries.entry(worker.clone()).or_default();
+        entries.insert(number, entry);
         number
     }
 
-    fn landed(&mut self, number: u64, pages: Option<u64>) {
+    fn landed(&mut self, worker: &WorkerId, number: u64, pages: Option<u64>) {
         let probes = self.probes;
-        let Some(entry) = self.entries.get_mut(&number) else {
+        let Some(entry) = self.entry(worker, number) else {
             return;
         };
         if entry.stage != Stage::Sent {
             return;
         }
+        let before = entry.counts();
         entry.stage = Stage::Landed { probes };
-        let pages = pages.map_or(entry.claimed.pages, |pages| {
-            i64::try_from(pages).unwrap_or(i64::MAX)
-        });
-        let before = std::mem::replace(&mut entry.claimed.pages, pages);
-        let correction = Claimed {
-            pages: pages.saturating_sub(before),
-            ..Claimed::default()
-        };
-        add(&mut self.totals, &entry.worker, correction);
+        if let Some(pages) = pages {
+            entry.claimed.pages = i64::try_from(pages).unwrap_or(i64::MAX);
+        }
+        let after = entry.counts();
+        add(&mut self.totals, worker, negated(before));
+        add(&mut self.totals, worker, after);
     }
 
-    fn ended(&mut self, number: u64) {
+    fn ended(&mut self, worker: &WorkerId, number: u64) {
         let probes = self.probes;
-        let Some(entry) = self.entries.get_mut(&number) else {
+        let Some(entry) = self.entry(worker, number) else {
             return;
         };
-        add(&mut self.totals, &entry.worker, negated(entry.claimed));
-        match entry.stage {
-            Stage::Shown => entry.stage = Stage::Ended { probes },
-            _ => {
-                self.entries.remove(&number);
+        let leaves = !entry.blocks.is_empty() || entry.claimed.recent != 0;
+        let stage = match entry.stage {
+            Stage::Shown => Some(Stage::Ended { probes }),
+            Stage::Landed { .. } if leaves => Some(Stage::Over { probes }),
+            _ => None,
+        };
+        self.enter_stage(worker, number, stage);
+    }
+
+    fn entry(&mut self, worker: &WorkerId, number: u64) -> Option<&mut Entry> {
+        self.entries.get_mut(worker)?.get_mut(&number)
+    }
+
+    /// Moves an entry to its next stage, or out of the book.
+    fn enter_stage(&mut self, worker: &WorkerId, number: u64, stage: Option<Stage>) {
+        let Some(entries) = self.entries.get_mut(worker) else {
+            return;
+        };
+        let Some(entry) = entries.get_mut(&number) else {
+            return;
+        };
+        add(&mut self.totals, worker, negated(entry.counts()));
+        match stage {
+            Some(stage) => {
+                entry.stage = stage;
+                add(&mut self.totals, worker, entry.counts());
+            }
+            None => {
+                let blocks = Arc::clone(&entry.blocks);
+                entries.remove(&number);
+                if entries.is_empty() {
+                    self.entries.remove(worker);
+                }
+                self.prefixes.expect_no_more(worker, &blocks);
             }
         }
+    }
+}
+
+impl Entry {
+    fn counts(&self) -> Claimed {
+        self.stage.counts(self.claimed)
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Ended { .. } | Stage::Over { .. })
     }
 }
 
@@ -193,6 +269,7 @@ fn add(totals: &mut BTreeMap<WorkerId, Claimed>, worker: &WorkerId, claimed: Cla
         requests: total.requests.saturating_add(claimed.requests),
         tokens: total.tokens.saturating_add(claimed.tokens),
         pages: total.pages.saturating_add(claimed.pages),
+        recent: total.recent.saturating_add(claimed.recent),
     };
     if *total == Claimed::default() {
         totals.remove(worker);
@@ -204,6 +281,7 @@ fn negated(claimed: Claimed) -> Claimed {
         requests: -claimed.requests,
         tokens: -claimed.tokens,
         pages: -claimed.pages,
+        recent: -claimed.recent,
     }
 }
 
@@ -216,6 +294,7 @@ mod tests {
         requests: 1,
         tokens: 0,
         pages: 10,
+        recent: 0,
     };
 
     fn pages(ledger: &Ledger) -> i64 {
@@ -224,7 +303,7 @@ mod tests {
     }
 
     fn claim(ledger: &Ledger) -> Claim {
-        ledger.claim(&mut ledger.lock(), id("d"), ONE)
+        ledger.claim(&mut ledger.lock(), id("d"), ONE, [].into())
     }
 
     fn probe(ledger: &Ledger) {
@@ -297,5 +376,53 @@ mod tests {
         let other = ledger.lock().probe();
         ledger.lock().probed(&id("e"), other);
         assert_eq!(pages(&ledger), 10);
+    }
+
+    #[test]
+    fn what_a_prompt_leaves_behind_counts_until_a_probe_that_began_after_its_end() {
+        let ledger = Ledger::default();
+        let blocks: Arc<[BlockName]> = [BlockName(1)].into();
+        let claimed = Claimed {
+            requests: 1,
+            tokens: 100,
+            pages: 0,
+            recent: 100,
+        };
+        let total = || {
+            let book = ledger.lock();
+            let total = book.totals().get(&id("p")).copied().unwrap_or_default();
+            (total.tokens, total.recent)
+        };
+        let place = || ledger.claim(&mut ledger.lock(), id("p"), claimed, Arc::clone(&blocks));
+        let probe = || {
+            let mut book = ledger.lock();
+            let probe = book.probe();
+            book.probed(&id("p"), probe);
+        };
+        let is_expected = || {
+            let names = crate::prefixes::PromptBlocks::of_names(1, &blocks);
+            !ledger.lock().prefixes().kept_tokens(&names).is_empty()
+        };
+        // Over before any probe: the queue is free again, and what it did still counts.
+        let one = place();
+        one.landed(None);
+        assert_eq!(total(), (100, 100));
+        drop(one);
+        assert_eq!((total(), is_expected()), ((0, 100), true));
+        probe();
+        assert_eq!((total(), is_expected()), ((0, 0), false));
+        // Shown, then over: the worker says itself what it did.
+        let one = place();
+        one.landed(None);
+        probe();
+        assert_eq!((total(), is_expected()), ((0, 0), true));
+        drop(one);
+        assert_eq!((total(), is_expected()), ((-100, 0), true));
+        probe();
+        assert_eq!((total(), is_expected()), ((0, 0), false));
+        // Never taken in: it leaves nothing.
+        drop(place());
+        assert_eq!((total(), is_expected()), ((0, 0), false));
+        assert!(ledger.lock().entries.is_empty());
     }
 }

@@ -26,6 +26,10 @@ mod snapshot;
 
 mod placement;
 
+mod prefixes;
+
+mod breaker;
+
 mod ledger;
 
 mod roster;
@@ -45,9 +49,10 @@ mod status;
 mod metrics;
 
 pub use config::{
-    Config, DefaultsConfig, DrainConfig, LimitsConfig, ListenConfig, Plan, RetryConfig,
-    WorkersConfig,
+    Config, DefaultsConfig, DrainConfig, LimitsConfig, ListenConfig, PlacementConfig, Plan,
+    RetryConfig, WorkersConfig,
 };
 pub use metrics::CoordinatorMetrics;
+pub use placement::PolicyName;
 pub use process::process;
 pub use run::run;

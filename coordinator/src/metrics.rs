@@ -26,6 +26,10 @@ pub struct CoordinatorMetrics {
     pub(crate) recomputes: Counter,
     /// Retries that the budget denied.
     pub(crate) retries_denied: Counter,
+    /// Times that a worker was left alone because its calls broke.
+    pub(crate) breaker_openings: Counter,
+    /// Prompt tokens that prefill workers had to compute, as far as was known when they were chosen.
+    pub(crate) missing_tokens: Counter,
     /// Workers that requests can be placed on, by role.
     pub(crate) workers_ready: Family<RoleLabels, Gauge>,
     /// Seconds from a request to the first token of each of its answers.
@@ -81,6 +85,8 @@ impl CoordinatorMetrics {
             attempts: Counter::default(),
             recomputes: Counter::default(),
             retries_denied: Counter::default(),
+            breaker_openings: Counter::default(),
+            missing_tokens: Counter::default(),
             workers_ready: Family::default(),
             first_token_seconds,
             request_seconds,
@@ -116,6 +122,16 @@ impl CoordinatorMetrics {
             "retries_denied",
             "Answers that ended because too many were being retried",
             new.retries_denied.clone(),
+        );
+        list.register(
+            "breaker_openings",
+            "Times that a worker was left alone because its calls broke",
+            new.breaker_openings.clone(),
+        );
+        list.register(
+            "missing_tokens",
+            "Prompt tokens that the chosen prefill workers did not have, as far as was known",
+            new.missing_tokens.clone(),
         );
         list.register(
             "workers_ready",

@@ -1,13 +1,21 @@
 //! Which two workers take a request. Pure functions of the snapshot, of what this coordinator has
 //! placed since, and of what the request needs.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+mod least_loaded;
+mod policy;
+mod power_of_two;
+mod prefix_aware;
+mod round_robin;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lava::Method;
 use lava_kv::{CacheShape, RowFormat};
 
-use crate::snapshot::{Load, Model, Role, Snapshot, Worker, WorkerId};
+use crate::snapshot::{self, Model, Role, Snapshot, Worker, WorkerId};
+
+pub use policy::PolicyName;
+pub(crate) use policy::{Candidate, Load, Turn};
 
 /// What a request needs of the workers that take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +50,12 @@ pub(crate) struct CacheSize {
 pub(crate) struct Claimed {
     /// Requests of a prefill queue, or slots of a decode worker.
     pub(crate) requests: i64,
-    /// Prompt tokens of a prefill queue.
+    /// Prompt tokens of a prefill queue that are to be computed.
     pub(crate) tokens: i64,
     /// Pages of a decode worker.
     pub(crate) pages: i64,
+    /// Prompt tokens that a prefill worker was given lately, as far as it does not say so itself.
+    pub(crate) recent: i64,
 }
 
 /// Workers that a request has met faults on.
@@ -65,6 +75,8 @@ pub(crate) struct Placement {
     pub(crate) decode: WorkerId,
     /// Pages that the decode worker may have to set aside.
     pub(crate) pages_max: u64,
+    /// Tokens of the prompt that the prefill worker has to compute, as far as is known.
+    pub(crate) missing_tokens: u64,
 }
 
 /// Why a request cannot be placed.
@@ -151,75 +163,118 @@ impl Needs {
     }
 }
 
-/// Chooses the prefill worker with the fewest queued tokens, and of the decode workers with room the
-/// one with the most free pages; the least id among equals.
+/// What is known of the workers when a request is placed.
+#[derive(Clone, Copy)]
+pub(crate) struct Sight<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    /// What this coordinator placed and their loads do not show.
+    pub(crate) claims: &'a BTreeMap<WorkerId, Claimed>,
+    /// Tokens of the prompt that workers have; those that have none are left out.
+    pub(crate) kept_tokens: &'a HashMap<&'a WorkerId, u64>,
+    /// Whether a worker's circuit breaker is open.
+    pub(crate) is_open: &'a dyn Fn(&WorkerId) -> bool,
+    pub(crate) shunned: &'a Shunned,
+}
+
+/// How workers are chosen among those that could take a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Rules {
+    pub(crate) prefill: PolicyName,
+    pub(crate) decode: PolicyName,
+    pub(crate) turn: Turn,
+}
+
+/// Chooses a prefill worker with room in its queue and a decode worker with a slot and enough free pages, each
+/// as its rule says. Workers that broke under this request, or whose breaker is open, are taken only if there
+/// is nobody else.
 ///
 /// # Errors
 /// Nobody can take the request, now or ever.
 pub(crate) fn place(
-    snapshot: &Snapshot,
-    claims: &BTreeMap<WorkerId, Claimed>,
+    sight: Sight<'_>,
     model: &Model,
     needs: Needs,
-    shunned: &Shunned,
+    rules: Rules,
 ) -> Result<Placement, NoPlace> {
-    let candidates = Candidates {
-        workers: snapshot
-            .workers
-            .values()
-            .filter(|w| w.ready && w.model.fingerprint == model.fingerprint)
-            .collect(),
+    let workers = sight.snapshot.workers.values();
+    let able = workers.filter(|w| w.ready && w.model.fingerprint == model.fingerprint);
+    let field = Field {
+        workers: able.collect(),
         format: needs.shape.format,
-        claims,
-        shunned,
+        sight,
     };
-    let (decode, pages_max) = candidates.decode(model, needs)?;
-    let prefill = candidates.prefill(model)?;
+    let (decode, pages_max) = field.decode(model, needs, rules)?;
+    let (prefill, missing_tokens) = field.prefill(model, needs, rules)?;
     Ok(Placement {
         prefill,
         decode,
         pages_max,
+        missing_tokens,
     })
 }
 
-struct Candidates<'a> {
+/// The workers that a request may go to, as far as its model says.
+struct Field<'a> {
     /// Ready ones of the right fingerprint.
     workers: Vec<&'a Worker>,
     format: RowFormat,
-    claims: &'a BTreeMap<WorkerId, Claimed>,
-    shunned: &'a Shunned,
+    sight: Sight<'a>,
 }
 
-impl Candidates<'_> {
-    fn prefill(&self, model: &Model) -> Result<WorkerId, NoPlace> {
+impl<'a> Field<'a> {
+    /// A prefill worker, and the tokens that it will have to compute.
+    fn prefill(
+        &self,
+        model: &Model,
+        needs: Needs,
+        rules: Rules,
+    ) -> Result<(WorkerId, u64), NoPlace> {
         let able = self.able(model, Role::Prefill)?;
-        let with_room = able.iter().filter_map(|worker| {
-            let Load::Prefill {
+        let with_room = able.into_iter().filter_map(|worker| {
+            let snapshot::Load::Prefill {
                 queue,
                 queue_max,
                 queue_tokens,
+                recent_tokens,
+                ..
             } = worker.load
             else {
                 return None;
             };
             let claimed = self.claimed(worker);
-            let tokens = plus(queue_tokens, claimed.tokens);
-            let waits = plus(u64::from(queue), claimed.requests);
-            let room = waits < u64::from(queue_max) && !self.shunned.full.contains(&worker.id);
-            room.then_some((self.is_broken(worker), tokens, &worker.id))
+            let requests = plus(u64::from(queue), claimed.requests);
+            let kept_tokens = self.sight.kept_tokens.get(&worker.id).copied();
+            let room = requests < u64::from(queue_max) && !self.is_full(worker);
+            room.then_some(Candidate {
+                id: &worker.id,
+                load: Load {
+                    amount: plus(queue_tokens, claimed.tokens),
+                    requests,
+                },
+                missing_tokens: needs.tokens.saturating_sub(kept_tokens.unwrap_or_default()),
+                recent_tokens: plus(recent_tokens, claimed.recent),
+            })
         });
-        let best = with_room.min().map(|(_, _, id)| id.clone());
-        best.ok_or(NoPlace::Busy(Scarce::PrefillQueue))
+        let chosen = self.choose(with_room.collect(), rules.prefill, rules.turn);
+        let chosen = chosen.ok_or(NoPlace::Busy(Scarce::PrefillQueue))?;
+        Ok((chosen.id.clone(), chosen.missing_tokens))
     }
 
-    fn decode(&self, model: &Model, needs: Needs) -> Result<(WorkerId, u64), NoPlace> {
+    /// A decode worker, and the pages that it will have to set aside.
+    fn decode(
+        &self,
+        model: &Model,
+        needs: Needs,
+        rules: Rules,
+    ) -> Result<(WorkerId, u64), NoPlace> {
         let able = self.able(model, Role::Decode)?;
         // Pages needed and pages of the pool, of the worker that comes closest to holding them.
         let mut too_large: Option<(u64, u64)> = None;
         let mut fits_some = false;
-        let mut best = None;
+        let mut with_room = Vec::new();
+        let mut pages_of = HashMap::new();
         for worker in able {
-            let Load::Decode {
+            let snapshot::Load::Decode {
                 pages_reserved,
                 pages_total,
                 page_bytes,
@@ -241,17 +296,28 @@ impl Candidates<'_> {
             fits_some = true;
             let claimed = self.claimed(worker);
             let free = pages_total.saturating_sub(plus(pages_reserved, claimed.pages));
-            let has_slot = plus(u64::from(slots), claimed.requests) < u64::from(slots_max);
-            if !has_slot || free < pages || self.shunned.full.contains(&worker.id) {
+            let requests = plus(u64::from(slots), claimed.requests);
+            if requests >= u64::from(slots_max) || free < pages || self.is_full(worker) {
                 continue;
             }
-            let rank = (self.is_broken(worker), Reverse(free), &worker.id);
-            if best.as_ref().is_none_or(|(least, _)| rank < *least) {
-                best = Some((rank, pages));
-            }
+            pages_of.insert(&worker.id, pages);
+            with_room.push(Candidate {
+                id: &worker.id,
+                load: Load {
+                    amount: u64::MAX - free.saturating_mul(u64::from(page_bytes)),
+                    requests,
+                },
+                missing_tokens: 0,
+                recent_tokens: 0,
+            });
         }
-        match (best, too_large) {
-            (Some(((_, _, id), pages)), _) => Ok((id.clone(), pages)),
+        // They keep no prompts.
+        let policy = match rules.decode {
+            PolicyName::PrefixAware => PolicyName::LeastLoaded,
+            policy => policy,
+        };
+        match (self.choose(with_room, policy, rules.turn), too_large) {
+            (Some(chosen), _) => Ok((chosen.id.clone(), pages_of[chosen.id])),
             (None, Some((pages, pages_total))) if !fits_some => {
                 Err(NoPlace::TooLarge { pages, pages_total })
             }
@@ -259,11 +325,25 @@ impl Candidates<'_> {
         }
     }
 
+    fn choose(
+        &self,
+        candidates: Vec<Candidate<'a>>,
+        policy: PolicyName,
+        turn: Turn,
+    ) -> Option<Candidate<'a>> {
+        let sound = |candidate: &&Candidate<'a>| {
+            !self.sight.shunned.broken.contains(candidate.id) && !(self.sight.is_open)(candidate.id)
+        };
+        let sound: Vec<Candidate<'a>> = candidates.iter().filter(sound).copied().collect();
+        let chosen = policy.choose(&sound, turn);
+        chosen.or_else(|| policy.choose(&candidates, turn))
+    }
+
     /// The workers of a role that have the row format.
-    fn able(&self, model: &Model, role: Role) -> Result<Vec<&Worker>, NoPlace> {
+    fn able(&self, model: &Model, role: Role) -> Result<Vec<&'a Worker>, NoPlace> {
         let of_role = || self.workers.iter().filter(|w| w.load.role() == role);
         let able = of_role().filter(|w| w.model.row_formats.contains(&self.format));
-        let able: Vec<&Worker> = able.copied().collect();
+        let able: Vec<&'a Worker> = able.copied().collect();
         let model = model.name.clone();
         if of_role().next().is_none() {
             return Err(NoPlace::NoReadyWorkers { model, role });
@@ -283,11 +363,12 @@ impl Candidates<'_> {
     }
 
     fn claimed(&self, worker: &Worker) -> Claimed {
-        self.claims.get(&worker.id).copied().unwrap_or_default()
+        let claimed = self.sight.claims.get(&worker.id);
+        claimed.copied().unwrap_or_default()
     }
 
-    fn is_broken(&self, worker: &Worker) -> bool {
-        self.shunned.broken.contains(&worker.id)
+    fn is_full(&self, worker: &Worker) -> bool {
+        self.sight.shunned.full.contains(&worker.id)
     }
 }
 
@@ -321,19 +402,28 @@ mod tests {
         }
     }
 
+    /// Names of the chosen workers, or why there are none, as the least load has it.
     fn placed(workers: &[Worker], claims: &[(&str, Claimed)], shunned: &Shunned) -> String {
         let claims = claims.iter().map(|(name, claimed)| (id(name), *claimed));
-        let claims = claims.collect();
-        let snapshot = snapshot(workers.iter().cloned());
-        match place(
-            &snapshot,
-            &claims,
+        let rules = Rules {
+            prefill: PolicyName::LeastLoaded,
+            ..Rules::default()
+        };
+        let placement = place(
+            Sight {
+                snapshot: &snapshot(workers.iter().cloned()),
+                claims: &claims.collect(),
+                kept_tokens: &HashMap::new(),
+                is_open: &|_| false,
+                shunned,
+            },
             &model("toy", 1),
             needs(RowFormat::F16),
-            shunned,
-        ) {
+            rules,
+        );
+        match placement {
             Ok(placement) => {
-                assert_eq!(placement.pages_max, 104);
+                assert_eq!((placement.pages_max, placement.missing_tokens), (104, 100));
                 format!("{} {}", placement.prefill, placement.decode)
             }
             Err(why) => why.to_string(),
@@ -401,7 +491,7 @@ mod tests {
     fn a_request_that_no_pool_can_hold_is_told_from_one_that_must_wait() {
         let small = |name: &str, total| {
             let mut worker = decode(name, 1, 0);
-            if let Load::Decode { pages_total, .. } = &mut worker.load {
+            if let snapshot::Load::Decode { pages_total, .. } = &mut worker.load {
                 *pages_total = total;
             }
             worker
@@ -415,12 +505,12 @@ mod tests {
         check(&[p.clone(), small("d1", 103), decode("d2", 1, 897)], busy);
         check(&[p.clone(), decode("d2", 1, 896)], "p d2");
         let mut no_slot = decode("d", 1, 0);
-        if let Load::Decode { slots, .. } = &mut no_slot.load {
+        if let snapshot::Load::Decode { slots, .. } = &mut no_slot.load {
             *slots = 4;
         }
         check(&[p, no_slot], busy);
         let mut queued = prefill("p", 1, 0);
-        if let Load::Prefill { queue, .. } = &mut queued.load {
+        if let snapshot::Load::Prefill { queue, .. } = &mut queued.load {
             *queue = 4;
         }
         check(
@@ -441,6 +531,7 @@ mod tests {
             requests: 1,
             tokens: 2,
             pages: 2,
+            recent: 0,
         };
         let none = Shunned::default();
         assert_eq!(
@@ -459,6 +550,7 @@ mod tests {
             requests: -1,
             tokens: -6,
             pages: -6,
+            recent: 0,
         };
         assert_eq!(
             placed(&workers, &[("p2", ended), ("d2", ended)], &none),
@@ -519,9 +611,14 @@ mod tests {
         let mut old = decode("d1", 1, 0);
         Arc::make_mut(&mut old.model).row_formats = vec![RowFormat::F16, RowFormat::Int8];
         let place = |workers: &[Worker], format| {
-            let snapshot = snapshot(workers.iter().cloned());
-            let none = (BTreeMap::new(), Shunned::default());
-            place(&snapshot, &none.0, &model("toy", 1), needs(format), &none.1)
+            let sight = Sight {
+                snapshot: &snapshot(workers.iter().cloned()),
+                claims: &BTreeMap::new(),
+                kept_tokens: &HashMap::new(),
+                is_open: &|_| false,
+                shunned: &Shunned::default(),
+            };
+            place(sight, &model("toy", 1), needs(format), Rules::default())
         };
         let alone = [prefill("p1", 1, 0), old.clone()];
         assert!(place(&alone, RowFormat::F16).is_ok());
@@ -533,5 +630,33 @@ mod tests {
         );
         let newer = [prefill("p1", 1, 0), old, decode("d2", 1, 900)];
         assert_eq!(place(&newer, RowFormat::Int4).unwrap().decode, id("d2"));
+    }
+
+    #[test]
+    fn the_worker_that_has_the_prompt_takes_it_and_has_less_to_compute() {
+        let workers = [prefill("p1", 1, 0), prefill("p2", 1, 0), decode("d", 1, 0)];
+        let p2 = id("p2");
+        let placed = |policy, is_open: &dyn Fn(&WorkerId) -> bool| {
+            let sight = Sight {
+                snapshot: &snapshot(workers.iter().cloned()),
+                claims: &BTreeMap::new(),
+                kept_tokens: &HashMap::from([(&p2, 96)]),
+                is_open,
+                shunned: &Shunned::default(),
+            };
+            let rules = Rules {
+                prefill: policy,
+                ..Rules::default()
+            };
+            let placed = place(sight, &model("toy", 1), needs(RowFormat::F16), rules).unwrap();
+            (placed.prefill.to_string(), placed.missing_tokens)
+        };
+        let closed = |_: &WorkerId| false;
+        let aware = PolicyName::PrefixAware;
+        assert_eq!(placed(aware, &closed), ("p2".into(), 4));
+        assert_eq!(placed(PolicyName::LeastLoaded, &closed), ("p1".into(), 100));
+        // A worker whose calls broke is left alone, unless all are such.
+        assert_eq!(placed(aware, &|id| *id == p2), ("p1".into(), 100));
+        assert_eq!(placed(aware, &|_| true), ("p2".into(), 4));
     }
 }

@@ -7,12 +7,13 @@
 //! once they are here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use lava_cluster::{Following, Members, Registry, WorkerRecord};
 use lava_node::{Health, supervise};
+use lava_prefix::Changes;
 use lava_proto::MESSAGE_BYTES_MAX;
 use lava_proto::worker::worker_client::WorkerClient;
 use lava_proto::worker::{DescribeRequest, Description, GetTextFilesRequest};
@@ -22,11 +23,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::config::Workers;
+use crate::breaker::Breakers;
+use crate::config::{PlacementPlan, Workers};
 use crate::ledger::{Claim, Ledger};
 use crate::metrics::CoordinatorMetrics;
-use crate::placement::{Claimed, Needs, NoPlace, Shunned, place};
-use crate::snapshot::{Model, Role, Snapshot, TextDigest, Worker, WorkerId};
+use crate::placement::{Claimed, Needs, NoPlace, Rules, Shunned, Sight, Turn, place};
+use crate::prefixes::PromptBlocks;
+use crate::snapshot::{Load, Model, Role, Snapshot, TextDigest, Worker, WorkerId};
 use crate::texts::{Text, TextsError};
 use crate::wire;
 
@@ -48,6 +51,9 @@ const SUSPECTS_MAX: usize = 64;
 pub(crate) struct Roster {
     seen: watch::Receiver<Arc<Seen>>,
     ledger: Ledger,
+    breakers: Arc<Mutex<Breakers>>,
+    plan: PlacementPlan,
+    metrics: CoordinatorMetrics,
     suspects: mpsc::Sender<WorkerId>,
     /// Ends the task with the last clone.
     _follower: Arc<AbortOnDropHandle<()>>,
@@ -59,6 +65,8 @@ pub(crate) struct Seen {
     pub(crate) snapshot: Snapshot,
     pub(crate) texts: BTreeMap<TextDigest, Arc<Text>>,
     channels: BTreeMap<WorkerId, Channel>,
+    /// Tokens of the blocks that prefill workers keep.
+    block_tokens: BTreeSet<u32>,
 }
 
 /// A worker that takes part in an attempt.
@@ -77,6 +85,7 @@ pub(crate) struct Peers {
     pub(crate) prefill: Peer,
     pub(crate) decode: Peer,
     pub(crate) pages_max: u64,
+    pub(crate) missing_tokens: u64,
 }
 
 impl Roster {
@@ -84,15 +93,18 @@ impl Roster {
     pub(crate) fn follow(
         registry: &Registry,
         settings: Workers,
+        plan: PlacementPlan,
         metrics: &CoordinatorMetrics,
         health: &Health,
     ) -> Roster {
         let (published, seen) = watch::channel(Arc::default());
         let (suspects, suspected) = mpsc::channel(SUSPECTS_MAX);
         let ledger = Ledger::default();
+        let breakers = Arc::new(Mutex::new(Breakers::new(plan.breaking)));
         let follower = Follower {
             settings,
             ledger: ledger.clone(),
+            breakers: Arc::clone(&breakers),
             published,
             metrics: metrics.clone(),
             health: health.clone(),
@@ -100,22 +112,41 @@ impl Roster {
             suspected,
             texts: BTreeMap::new(),
             jobs: JoinSet::new(),
+            answered: Vec::new(),
         };
         let task = supervise("roster", health, follower.run(registry.follow(health)));
         Roster {
             seen,
             ledger,
+            breakers,
+            plan,
+            metrics: metrics.clone(),
             suspects,
             _follower: Arc::new(AbortOnDropHandle::new(task)),
         }
+    }
+
+    /// The blocks of a prompt, as the workers of this moment cut them.
+    pub(crate) fn blocks_of(&self, prompt: &[u32]) -> PromptBlocks {
+        PromptBlocks::new(prompt, self.seen().block_tokens.iter().copied())
     }
 
     pub(crate) fn seen(&self) -> Arc<Seen> {
         Arc::clone(&self.seen.borrow())
     }
 
-    /// A call to this worker broke: it is probed now and not at the next interval.
-    pub(crate) fn suspect(&self, worker: &WorkerId) {
+    /// A call to this worker did what it should.
+    pub(crate) fn held(&self, worker: &WorkerId) {
+        lock(&self.breakers).held(worker);
+    }
+
+    /// A call to this worker broke: it is probed now and not at the next interval, and left alone for a while
+    /// if that happens time after time. `random` spreads how long.
+    pub(crate) fn broke(&self, worker: &WorkerId, random: u64) {
+        if lock(&self.breakers).broke(worker, Instant::now(), random) {
+            self.metrics.breaker_openings.inc();
+            tracing::warn!(%worker, "its calls break, though it answers: it is left alone for a while");
+        }
         // More suspects than places mean that it is not long to the next interval's probes anyway.
         let _ = self.suspects.try_send(worker.clone());
     }
@@ -129,35 +160,63 @@ impl Roster {
         &self,
         model: &Model,
         needs: Needs,
+        prompt: &PromptBlocks,
         shunned: &Shunned,
     ) -> Result<Peers, NoPlace> {
+        let now = Instant::now();
+        let mut breakers = lock(&self.breakers);
         let mut book = self.ledger.lock();
         let seen = self.seen();
-        let at = place(&seen.snapshot, book.totals(), model, needs, shunned)?;
-        let mut peer = |id: WorkerId, claimed| {
+        let sight = Sight {
+            snapshot: &seen.snapshot,
+            claims: book.totals(),
+            kept_tokens: &book.prefixes().kept_tokens(prompt),
+            is_open: &|worker| breakers.is_open(worker, now),
+            shunned,
+        };
+        let rules = Rules {
+            prefill: self.plan.prefill,
+            decode: self.plan.decode,
+            turn: Turn(book.turn()),
+        };
+        let at = place(sight, model, needs, rules)?;
+        breakers.chosen(&at.prefill, now);
+        breakers.chosen(&at.decode, now);
+        let signed = |amount| i64::try_from(amount).unwrap_or(i64::MAX);
+        let prefill = Claimed {
+            requests: 1,
+            tokens: signed(at.missing_tokens),
+            pages: 0,
+            recent: signed(at.missing_tokens),
+        };
+        let decode = Claimed {
+            requests: 1,
+            pages: signed(at.pages_max),
+            ..Claimed::default()
+        };
+        let blocks = match seen.snapshot.workers[&at.prefill].load {
+            Load::Prefill {
+                block_tokens: Some(tokens),
+                ..
+            } => prompt.names(tokens),
+            _ => &[],
+        };
+        let mut peer = |id: WorkerId, claimed, blocks: &[_]| {
             let worker = &seen.snapshot.workers[&id];
             Peer {
                 address: worker.address.clone(),
                 channel: seen.channels[&id].clone(),
-                claim: self.ledger.claim(&mut book, id.clone(), claimed),
+                claim: self
+                    .ledger
+                    .claim(&mut book, id.clone(), claimed, blocks.into()),
                 id,
             }
         };
-        let signed = |amount| i64::try_from(amount).unwrap_or(i64::MAX);
-        let prefill = Claimed {
-            requests: 1,
-            tokens: signed(needs.tokens),
-            pages: 0,
-        };
-        let decode = Claimed {
-            requests: 1,
-            tokens: 0,
-            pages: signed(at.pages_max),
-        };
         Ok(Peers {
-            prefill: peer(at.prefill, prefill),
-            decode: peer(at.decode, decode),
+            prefill: peer(at.prefill, prefill, blocks),
+            decode: peer(at.decode, decode, &[]),
             pages_max: at.pages_max,
+            missing_tokens: at.missing_tokens,
         })
     }
 }
@@ -166,6 +225,7 @@ impl Roster {
 struct Follower {
     settings: Workers,
     ledger: Ledger,
+    breakers: Arc<Mutex<Breakers>>,
     published: watch::Sender<Arc<Seen>>,
     metrics: CoordinatorMetrics,
     health: Health,
@@ -174,6 +234,15 @@ struct Follower {
     suspected: mpsc::Receiver<WorkerId>,
     texts: BTreeMap<TextDigest, TextState>,
     jobs: JoinSet<Job>,
+    /// Probes whose answers are not published yet.
+    answered: Vec<Answered>,
+}
+
+/// The answer to a probe, as far as the ledger wants to know.
+struct Answered {
+    worker: WorkerId,
+    probe: u64,
+    prefixes: Option<Changes>,
 }
 
 /// A member that is probed.
@@ -234,10 +303,20 @@ impl Follower {
                 Some(suspect) = self.suspected.recv() => {
                     self.probe(|followed| followed.state.worker().is_some_and(|w| w.id == suspect));
                 }
-                Some(job) = self.jobs.join_next() => match job.context("a probe panicked")? {
-                    Job::Probe { member, number, result } => self.probed(member, number, result),
-                    Job::Texts { digest, result } => self.fetched(digest, result),
-                },
+                Some(job) = self.jobs.join_next() => {
+                    // Answers come in bursts, and everybody is told once of each.
+                    let mut next = Some(job);
+                    while let Some(job) = next {
+                        match job.context("a probe panicked")? {
+                            Job::Probe { member, number, result } => {
+                                self.probed(member, number, result);
+                            }
+                            Job::Texts { digest, result } => self.fetched(digest, result),
+                        }
+                        next = self.jobs.try_join_next();
+                    }
+                    self.publish();
+                }
             }
         }
     }
@@ -283,13 +362,21 @@ impl Follower {
                 continue;
             }
             followed.probing = true;
-            let number = self.ledger.lock().probe();
+            let (number, prefixes_known) = {
+                let mut book = self.ledger.lock();
+                let known = followed
+                    .state
+                    .worker()
+                    .map(|w| book.prefixes().version(&w.id));
+                (book.probe(), known.unwrap_or_default())
+            };
             let limit = self.settings.probe_timeout;
             let member = member.clone();
             let mut client = WorkerClient::new(followed.control.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX);
             self.jobs.spawn(async move {
-                let call = timeout(limit, client.describe(DescribeRequest {}));
+                let request = DescribeRequest { prefixes_known };
+                let call = timeout(limit, client.describe(request));
                 let result = match call.await {
                     Ok(Ok(response)) => Ok(response.into_inner()),
                     Ok(Err(status)) => Err(status.to_string()),
@@ -311,32 +398,32 @@ impl Follower {
         followed.probing = false;
         let result = result.and_then(|description| {
             let address = &followed.record.address;
+            let prefixes = description.prefixes.as_ref().map(wire::prefix_changes);
+            let prefixes = prefixes.transpose().map_err(|error| error.to_string())?;
             let worker = wire::worker(description, address).map_err(|error| error.to_string())?;
             match &followed.record.worker {
                 Some(expected) if **expected != *worker.id.0 => {
                     Err(format!("worker {} is at its address now", worker.id))
                 }
-                _ => Ok(worker),
+                _ => Ok((worker, prefixes)),
             }
         });
         let before = std::mem::replace(&mut followed.state, MemberState::New);
         match result {
-            Ok(worker) => {
+            Ok((worker, prefixes)) => {
                 if !matches!(&before, MemberState::Answers(known) if known.id == worker.id) {
                     tracing::info!(worker = %worker.id, address = worker.address,
                         role = %worker.load.role(), model = worker.model.name, "a worker answers");
                 }
                 let control = followed.control.clone();
-                let (id, digest) = (worker.id.clone(), worker.model.text_digest);
+                self.answered.push(Answered {
+                    worker: worker.id.clone(),
+                    probe: number,
+                    prefixes,
+                });
+                let digest = worker.model.text_digest;
                 followed.state = MemberState::Answers(worker);
                 self.fetch_texts(digest, control);
-                // Loads and claims change together: whoever places holds the book.
-                let ledger = self.ledger.clone();
-                let mut book = ledger.lock();
-                self.publish();
-                book.probed(&id, number);
-                let seen = Arc::clone(&self.published.borrow());
-                book.forget_gone(|id| seen.snapshot.workers.contains_key(id));
             }
             Err(error) => {
                 followed.state = MemberState::Silent(match before {
@@ -354,7 +441,6 @@ impl Follower {
                 if !followed.is_worth_keeping() {
                     self.members.remove(&member);
                 }
-                self.publish();
             }
         }
     }
@@ -383,7 +469,6 @@ impl Follower {
             },
         };
         self.texts.insert(digest, state);
-        self.publish();
     }
 
     /// Tells everybody what is known now.
@@ -403,6 +488,9 @@ impl Follower {
                 ready: worker.ready && answers && text.is_some(),
                 ..worker.clone()
             };
+            if let Load::Prefill { block_tokens, .. } = worker.load {
+                seen.block_tokens.extend(block_tokens);
+            }
             seen.texts.extend(text.map(|text| (digest, text)));
             // Two addresses of one worker count once, the one that answers first.
             let known = seen.snapshot.workers.get(&worker.id);
@@ -425,8 +513,24 @@ impl Follower {
             workers.map(|w| w.model.text_digest).collect()
         };
         self.texts.retain(|digest, _| used.contains(digest));
+        let is_known = |id: &WorkerId| seen.snapshot.workers.contains_key(id);
+        lock(&self.breakers).forget_gone(is_known);
+        // Loads and claims change together: whoever places holds the book.
+        let mut book = self.ledger.lock();
+        for answered in std::mem::take(&mut self.answered) {
+            book.probed(&answered.worker, answered.probe);
+            if let Some(changes) = answered.prefixes {
+                book.prefixes_mut().take(&answered.worker, &changes);
+            }
+        }
+        book.forget_gone(is_known);
         self.published.send_replace(Arc::new(seen));
     }
+}
+
+fn lock(breakers: &Mutex<Breakers>) -> MutexGuard<'_, Breakers> {
+    // Nothing that holds the lock panics half way.
+    breakers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl MemberState {

@@ -46,7 +46,7 @@ pub async fn run(
     health: Health,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let roster = Roster::follow(&registry, plan.workers, &metrics, &health);
+    let roster = Roster::follow(&registry, plan.workers, plan.placement, &metrics, &health);
     let flights_max = plan.limits.flights_max;
     let flights = Arc::new(Semaphore::new(flights_max as usize));
     let drained = CancellationToken::new();

@@ -61,8 +61,12 @@ pub(crate) enum Load {
         queue: u32,
         /// Most of them.
         queue_max: u32,
-        /// Their prompts' tokens.
+        /// Their prompts' tokens that are to be computed.
         queue_tokens: u64,
+        /// Those that it was given lately.
+        recent_tokens: u64,
+        /// Tokens of a block of the fronts of prompts that it keeps, if it keeps any.
+        block_tokens: Option<u32>,
     },
     /// Of a decode worker.
     Decode {
@@ -290,6 +294,8 @@ pub(crate) mod samples {
                 queue: 1,
                 queue_max: 4,
                 queue_tokens,
+                recent_tokens: 0,
+                block_tokens: None,
             },
             ready: true,
         }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lava_kv::{RowFormat, WIRE_VERSION};
+use lava_prefix::{BlockName, Changes};
 use lava_proto::v1::FinishReason;
-use lava_proto::{prompt_digest_of, worker};
+use lava_proto::{ids_to_bytes, prompt_digest_of, worker};
 
 use crate::convert::Order;
 use crate::flight::{DecodeEvent, PrefillEvent, Ticket};
@@ -14,6 +15,9 @@ use crate::placement::Needs;
 use crate::request_id::RequestId;
 use crate::snapshot::{Fingerprint, Load, Model, Role, TextDigest, Worker, WorkerId};
 use crate::status::WorkerFailure;
+
+/// Blocks of prompts that one worker may name: 128 million tokens in blocks of 512.
+const PREFIX_NAMES_MAX: usize = 1 << 18;
 
 /// Why a worker's description cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +44,7 @@ pub(crate) fn worker(
     use BadDescription::{Missing, Value};
     let model = description.model.ok_or(Missing("model"))?;
     let said = description.load.ok_or(Missing("load"))?;
+    let said_prefixes = description.prefixes.map(|prefixes| prefixes.block_tokens);
     let role = worker::Role::try_from(description.role).unwrap_or_default();
     if description.worker_id.is_empty() {
         return Err(Missing("worker_id"));
@@ -49,6 +54,8 @@ pub(crate) fn worker(
             queue: said.queue,
             queue_max: said.queue_max,
             queue_tokens: said.queue_tokens,
+            recent_tokens: said.recent_tokens,
+            block_tokens: said_prefixes.filter(|&tokens| tokens > 0),
         },
         worker::Role::Decode => Load::Decode {
             pages_reserved: said.pages_reserved,
@@ -101,6 +108,31 @@ pub(crate) fn worker(
     })
 }
 
+/// What changed of the fronts of prompts that a worker keeps.
+///
+/// # Errors
+/// It named more than a coordinator remembers of one worker, or names that are cut.
+pub(crate) fn prefix_changes(prefixes: &worker::Prefixes) -> Result<Changes, BadDescription> {
+    let names = |field, bytes: &[u8]| {
+        let (names, rest) = bytes.as_chunks::<8>();
+        if !rest.is_empty() || names.len() > PREFIX_NAMES_MAX {
+            return Err(BadDescription::Value {
+                field,
+                found: bytes.len() as u64,
+                expected: "8 bytes for each name, 262,144 names at most",
+            });
+        }
+        let names = names.iter().map(|name| u64::from_le_bytes(*name));
+        Ok(names.map(BlockName).collect())
+    };
+    Ok(Changes {
+        since: prefixes.since,
+        version: prefixes.version,
+        added: names("prefixes.added", &prefixes.added)?,
+        removed: names("prefixes.removed", &prefixes.removed)?,
+    })
+}
+
 fn at_least_one(field: &'static str, value: u32) -> Result<(), BadDescription> {
     match value {
         0 => Err(BadDescription::Value {
@@ -149,7 +181,7 @@ impl AttemptParts<'_> {
         worker::PrefillRequest {
             attempt: Some(self.attempt()),
             // What the model reads in this attempt.
-            prompt: [&self.order.prompt, self.emitted].concat(),
+            prompt: ids_to_bytes(&[&self.order.prompt, self.emitted]).into(),
             ticket: ticket.0.to_vec().into(),
             link_address,
         }
@@ -285,6 +317,7 @@ mod tests {
                 ..worker::Load::default()
             }),
             draining: false,
+            prefixes: None,
         }
     }
 
@@ -327,6 +360,26 @@ mod tests {
             |d| d.model.as_mut().unwrap().row_formats = vec!["int5".into()],
             "model.row_formats is missing",
         );
+    }
+
+    #[test]
+    fn names_of_blocks_are_whole_or_refused() {
+        let prefixes = |added: &'static [u8]| worker::Prefixes {
+            added: added.into(),
+            ..Default::default()
+        };
+        let changes = prefix_changes(&prefixes(&[1, 0, 0, 0, 0, 0, 0, 1])).unwrap();
+        assert_eq!(changes.added, [BlockName((1 << 56) + 1)]);
+        let refused = prefix_changes(&prefixes(&[1; 9])).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("prefixes.added is 9, expected 8 bytes"),
+            "{refused}"
+        );
+        let many = worker::Prefixes {
+            removed: vec![0; 8 * (PREFIX_NAMES_MAX + 1)].into(),
+            ..Default::default()
+        };
+        assert!(prefix_changes(&many).is_err());
     }
 
     #[test]

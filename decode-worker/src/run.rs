@@ -85,6 +85,7 @@ impl DecodeWorker {
             Role::Decode,
             Arc::clone(&self.loaded),
             self.busy(),
+            None,
             health.clone(),
             shutdown.clone(),
         );

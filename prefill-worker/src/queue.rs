@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use lava_node::Held;
-use lava_worker::{Refusal, Stage};
+use lava_worker::{RecentTokens, Refusal, Stage};
+use tokio::time::Instant;
 
 use crate::config::PrefillSection;
 use crate::job::Job;
@@ -19,18 +20,20 @@ pub(crate) struct Queue {
     counters: Counters,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
     /// A job came, or the queue was closed.
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// Places that are taken, and tokens of their prompts.
+    /// Places that are taken, and tokens of their prompts that were not kept already.
     requests: usize,
     tokens: usize,
+    /// Those that came lately.
+    recent: RecentTokens,
     waiting: VecDeque<Job>,
     closed: bool,
 }
@@ -54,12 +57,21 @@ impl Queue {
         Self {
             requests_max: section.queue_max,
             tokens_max: section.queue_tokens_max,
-            inner: Arc::default(),
+            inner: Arc::new(Inner {
+                state: Mutex::new(State {
+                    requests: 0,
+                    tokens: 0,
+                    recent: RecentTokens::new(Instant::now()),
+                    waiting: VecDeque::new(),
+                    closed: false,
+                }),
+                changed: Condvar::new(),
+            }),
             counters,
         }
     }
 
-    /// A place for a prompt of `tokens` tokens.
+    /// A place for a prompt of which `tokens` tokens are to be computed.
     ///
     /// # Errors
     /// `Full`: one of the bounds is reached.
@@ -90,6 +102,7 @@ impl Queue {
         }
         state.requests += 1;
         state.tokens += tokens;
+        state.recent.add(tokens, Instant::now());
         Ok(Place {
             tokens,
             inner: Arc::clone(&self.inner),
@@ -141,11 +154,15 @@ impl Queue {
         state.waiting.pop_front()
     }
 
-    /// Requests and prompt tokens that wait or run.
-    pub(crate) fn load(&self) -> (usize, usize) {
+    /// Requests and prompt tokens that wait or run, and tokens that came lately.
+    pub(crate) fn load(&self) -> (usize, usize, u64) {
         self.dismiss_ended();
         let state = self.inner.state();
-        (state.requests, state.tokens)
+        (
+            state.requests,
+            state.tokens,
+            state.recent.get(Instant::now()),
+        )
     }
 
     /// What closes the queue.
@@ -236,8 +253,10 @@ mod tests {
             "requests in the prefill queue: 4, at most 3; try another worker or later"
         ]
         .assert_eq(&refused);
-        assert_eq!((queue.load(), counters.queue_tokens.get()), ((3, 90), 90));
+        let load = || (queue.load().0, queue.load().1);
+        assert_eq!((load(), counters.queue_tokens.get()), ((3, 90), 90));
         drop(places);
-        assert_eq!((queue.load(), counters.queue.get()), ((0, 0), 0));
+        assert_eq!((load(), counters.queue.get()), ((0, 0), 0));
+        assert!((585..=590).contains(&queue.load().2), "what came lately");
     }
 }

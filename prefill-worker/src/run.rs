@@ -8,7 +8,9 @@ use lava_node::{Health, Metrics, Shutdown, supervise_thread};
 use lava_proto::worker::prefill_server::{self, PrefillServer};
 use lava_proto::worker::{Load, Role, worker_server};
 use lava_transfer::LaneCounts;
-use lava_worker::{Describe, Drain, LanePlan, Loaded, Membership, serve, server_builder};
+use lava_worker::{
+    Describe, Drain, Kept, LanePlan, Loaded, Membership, prefixes_to_wire, serve, server_builder,
+};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
@@ -74,8 +76,9 @@ impl PrefillWorker {
         // However this ends, so does the engine's thread.
         let _closing = queue.closing();
         let prefix_bytes = self.section.prefix_bytes;
+        let prefixes = prefix_bytes.map(|bytes| PrefixCache::new(&self.loaded.model, bytes));
         let runner = Runner {
-            prefixes: prefix_bytes.map(|bytes| PrefixCache::new(&self.loaded.model, bytes)),
+            prefixes: prefixes.clone(),
             loaded: Arc::clone(&self.loaded),
             pool: self.pool,
             section: self.section.clone(),
@@ -88,19 +91,25 @@ impl PrefillWorker {
 
         let (load_queue, queue_max) = (queue.clone(), self.section.queue_max as u32);
         let busy = Arc::new(move || {
-            let (requests, tokens) = load_queue.load();
+            let (requests, tokens, recent_tokens) = load_queue.load();
             Load {
                 queue: requests as u32,
                 queue_max,
                 queue_tokens: tokens as u64,
+                recent_tokens,
                 ..Default::default()
             }
+        });
+        let kept = prefixes.clone().map(|prefixes| -> Kept {
+            let block_tokens = PrefixCache::BLOCK_TOKENS;
+            Arc::new(move |known| prefixes_to_wire(&prefixes.changes(known), block_tokens))
         });
         let describe = Describe::service(
             membership.worker_id.clone(),
             Role::Prefill,
             Arc::clone(&self.loaded),
             busy,
+            kept,
             health.clone(),
             shutdown.clone(),
         );
@@ -117,6 +126,7 @@ impl PrefillWorker {
             links: Links::new(self.section.connect_timeout(), lanes),
             loaded: self.loaded,
             queue,
+            prefixes,
             health: health.clone(),
             counters: self.counters,
         };

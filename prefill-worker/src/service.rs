@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use lava_engine::PrefillRequest as EngineRequest;
+use lava_engine::{PrefillRequest as EngineRequest, PrefixCache};
 use lava_node::{Health, State};
 use lava_proto::worker::prefill_server::Prefill;
 use lava_proto::worker::{PrefillEvent, PrefillRequest};
-use lava_worker::{Attempt, Loaded, Refusal};
+use lava_worker::{Attempt, Loaded, Refusal, prompt_ids};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +21,7 @@ use crate::queue::Queue;
 pub(crate) struct Service {
     pub(crate) loaded: Arc<Loaded>,
     pub(crate) queue: Queue,
+    pub(crate) prefixes: Option<PrefixCache>,
     pub(crate) links: Links,
     pub(crate) health: Health,
     pub(crate) counters: Counters,
@@ -49,22 +50,22 @@ impl Service {
         if self.health.state() != State::Serving {
             return Err(Refusal::Draining);
         }
-        let prompt = request.prompt;
         let attempt = Attempt::check(request.attempt.unwrap_or_default(), &self.loaded)?;
-        if lava_proto::prompt_digest(&prompt) != attempt.prompt_digest
-            || prompt.len() != attempt.shape.tokens
-            || attempt.answered.len() >= prompt.len()
-        {
+        let tokens = attempt.shape.tokens;
+        let prompt = prompt_ids(&request.prompt, attempt.prompt_digest, tokens)?;
+        if attempt.answered.len() >= tokens {
             return Err(Refusal::Field {
-                field: "prompt",
-                found: format!("{} ids with another digest", prompt.len()),
-                expected: format!("the {} ids of the attempt's digest", attempt.shape.tokens),
+                field: "attempt.answered",
+                found: format!("{} ids", attempt.answered.len()),
+                expected: format!("fewer than the prompt's {tokens}, which end with them"),
             });
         }
         engine_request(&attempt, &prompt).check(&self.loaded.model)?;
         let ticket = Attempt::ticket(&request.ticket)?;
         let link = self.links.to(&request.link_address)?;
-        let place = self.queue.enter(prompt.len())?;
+        let kept_tokens = |prefixes: &PrefixCache| prefixes.kept_tokens(&prompt);
+        let kept_tokens = self.prefixes.as_ref().map_or(0, kept_tokens);
+        let place = self.queue.enter(tokens - kept_tokens)?;
         let span =
             tracing::info_span!("prefill", request = %attempt.request_id, attempt = attempt.number);
         let job = Job {

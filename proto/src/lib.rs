@@ -7,9 +7,11 @@
 
 mod codec;
 mod digest;
+mod ids;
 
 pub use codec::StrictCodec;
 pub use digest::{content_digest, prompt_digest, prompt_digest_of};
+pub use ids::{ids_of_bytes, ids_to_bytes};
 
 pub use lava::v1;
 pub use lava::worker::v1 as worker;

@@ -1,7 +1,7 @@
 //! Answers without faults.
 
-use lava_proto::prompt_digest;
 use lava_proto::v1::{FinishReason, Sampling};
+use lava_proto::{ids_of_bytes, prompt_digest};
 
 use crate::scripted::{END_OF_TEXT, Scripted, byte_id};
 use crate::{Coordinator, ids, next, text, within};
@@ -24,7 +24,7 @@ async fn a_good_answer_reaches_the_client_token_by_token() {
     let decode = d.next_reserved(9).await;
     let prefill = p.next_prefill().await;
     let attempt = prefill.request.attempt.clone().unwrap();
-    let prompt = &prefill.request.prompt;
+    let prompt = &ids_of_bytes(&prefill.request.prompt).unwrap();
     assert!(prompt.ends_with(&b"hello".map(byte_id)));
     assert_eq!(&*prefill.request.ticket, [9; 16]);
     assert_eq!(prefill.request.link_address, d.address);

@@ -5,12 +5,13 @@ use std::time::Duration;
 use lava_cluster::Registry;
 use lava_coordinator::Config;
 use lava_node::Health;
+use lava_proto::ids_to_bytes;
 use lava_proto::v1::generate_request::BudgetForm;
-use lava_proto::v1::{FinishReason, Token, TopLogprob};
-use lava_proto::worker::{DecodeEvent, Tokens, decode_event};
+use lava_proto::v1::{FinishReason, GenerateRequest, Sampling, Token, TopLogprob};
+use lava_proto::worker::{Attempt, DecodeEvent, Tokens, decode_event};
 use tonic::{Code, Status};
 
-use crate::scripted::{Scripted, byte_id};
+use crate::scripted::{DecodeCall, Scripted, byte_id};
 use crate::{Coordinator, failure, next, text, within};
 
 #[tokio::test]
@@ -45,7 +46,11 @@ async fn a_prefill_that_breaks_is_repeated_on_another_worker() {
     assert_eq!(after.answered, [byte_id(b'a')]);
     assert_eq!(
         prefill_again.request.prompt,
-        [&prefill.request.prompt[..], &after.answered].concat()
+        [
+            &prefill.request.prompt[..],
+            &ids_to_bytes(&[&after.answered])
+        ]
+        .concat()
     );
     assert_eq!(after.tokens, before.tokens + 1);
     assert_eq!(after.max_tokens, before.max_tokens - 1);
@@ -109,6 +114,96 @@ async fn a_decode_worker_that_dies_leaves_no_gap_in_the_answer() {
     coordinator
         .metric("lava_coordinator_workers_ready{role=\"decode\"} 1")
         .await;
+}
+
+#[tokio::test]
+async fn sampled_choices_go_on_with_their_own_seeds_and_a_stop_string_across_the_fault_is_met() {
+    let mut p = Scripted::prefill("p").await;
+    let mut d1 = Scripted::decode("d1").await;
+    let mut d2 = Scripted::decode("d2").await;
+    let coordinator = Coordinator::start(&[&p, &d1, &d2]).await;
+    coordinator
+        .metric("lava_coordinator_workers_ready{role=\"decode\"} 2")
+        .await;
+    let request = GenerateRequest {
+        n: Some(2),
+        stop: vec!["STOP".to_owned()],
+        sampling: Some(Sampling {
+            temperature: Some(0.8),
+            seed: Some(7),
+            ..Sampling::default()
+        }),
+        ..text("hello")
+    };
+    let mut answer = coordinator.generate(request).await;
+    // One choice on each decode worker; both have come as far as "aS".
+    let mut begun = Vec::new();
+    for (worker, ticket) in [(&mut d1, 1), (&mut d2, 2)] {
+        let decode = worker.next_reserved(ticket).await;
+        let prefill = p.next_prefill().await;
+        prefill
+            .first(byte_id(b'a'), FinishReason::Unspecified)
+            .await;
+        prefill.done(7).await;
+        decode.tokens(&[byte_id(b'S')]).await;
+        begun.push(decode);
+    }
+    let mut texts = [String::new(), String::new()];
+    let mut tokens = 0;
+    while tokens < 4 {
+        let message = next(&mut answer).await;
+        tokens += message.tokens.len();
+        texts[message.choice as usize] += &message.text;
+    }
+    assert_eq!(texts, ["a", "a"], "what may be a stop string is held back");
+    let sampling = |attempt: &Option<Attempt>| attempt.as_ref().unwrap().sampling.clone().unwrap();
+    let seeds = |calls: &[DecodeCall]| -> Vec<u64> {
+        let seeds = calls
+            .iter()
+            .map(|call| sampling(&call.request.attempt).seed.unwrap());
+        seeds.collect()
+    };
+    let before = seeds(&begun);
+    // Choice i draws with the seed plus i, and which one came to which worker is a race.
+    let lost = usize::try_from(before[0] - 7).unwrap();
+    assert_eq!(before[1], 7 + 1 - lost as u64, "choices differ");
+    drop(d1);
+    let again = d2.next_reserved(3).await;
+    let prefill_again = p.next_prefill().await;
+    let attempt = prefill_again.request.attempt.as_ref().unwrap();
+    assert_eq!(attempt.answered, b"aS".map(byte_id));
+    assert_eq!(
+        sampling(&prefill_again.request.attempt),
+        sampling(&begun[0].request.attempt),
+        "draws follow from the seed and a token's place in the answer"
+    );
+    prefill_again
+        .first(byte_id(b'T'), FinishReason::Unspecified)
+        .await;
+    prefill_again.done(7).await;
+    again.tokens(&b"OP!".map(byte_id)).await;
+    // The other choice goes on as if nothing had happened.
+    begun[1].tokens(&[byte_id(b'e')]).await;
+    begun[1].done(FinishReason::EndOfText).await;
+    let mut finishes = [None, None];
+    while finishes.iter().any(Option::is_none) {
+        let message = next(&mut answer).await;
+        texts[message.choice as usize] += &message.text;
+        finishes[message.choice as usize] = message.finish;
+    }
+    let [mut first, mut second] = finishes.map(Option::unwrap);
+    if lost == 1 {
+        texts.swap(0, 1);
+        std::mem::swap(&mut first, &mut second);
+    }
+    assert_eq!(texts, ["a", "aSe"]);
+    assert_eq!(
+        (first.reason(), first.stop.as_str()),
+        (FinishReason::StopString, "STOP")
+    );
+    assert_eq!(first.transfer.unwrap().recomputes, 1);
+    assert_eq!(second.reason(), FinishReason::EndOfText);
+    assert_eq!(second.transfer.unwrap().recomputes, 0);
 }
 
 #[tokio::test]

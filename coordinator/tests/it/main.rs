@@ -3,6 +3,7 @@
 mod answers;
 mod endings;
 mod faults;
+mod placing;
 mod scripted;
 mod surface;
 

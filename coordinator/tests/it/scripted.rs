@@ -114,6 +114,7 @@ impl Scripted {
                 },
             }),
             draining: false,
+            prefixes: None,
         };
         let description = Arc::new(Mutex::new(description));
         let refuses = Arc::new(Mutex::new(None));
@@ -148,6 +149,11 @@ impl Scripted {
             decodes,
             runtime: Some(runtime),
         }
+    }
+
+    /// Changes what it says of itself.
+    pub(crate) fn describe(&self, change: impl FnOnce(&mut Description)) {
+        change(&mut self.description.lock().unwrap());
     }
 
     pub(crate) async fn next_prefill(&mut self) -> PrefillCall {

@@ -3,6 +3,8 @@
 mod coordinator;
 mod decode;
 mod engine;
+mod fleet;
+mod replay;
 mod serve;
 
 use anyhow::Result;
@@ -23,6 +25,8 @@ enum What {
     Decode(decode::Decode),
     /// Tokens per second and memory of prompts and of batches, over lengths, budgets and batch sizes.
     Engine(engine::Engine),
+    /// Placement of a trace of real requests by several coordinators on a fleet of simulated workers.
+    Replay(replay::Replay),
     /// Latencies and throughput of a coordinator under requests that do not wait for each other.
     Serve(Box<serve::Serve>),
 }
@@ -32,6 +36,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         What::Coordinator(options) => coordinator::run(options),
         What::Decode(options) => decode::run(options),
         What::Engine(options) => engine::run(options),
+        What::Replay(options) => replay::run(options),
         What::Serve(options) => serve::run(options),
     }
 }

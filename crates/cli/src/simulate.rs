@@ -108,6 +108,7 @@ impl SimulatePlan {
             role: self.role,
             model: Arc::clone(&self.model),
             profile: self.profile.clone(),
+            watch: Default::default(),
         };
         let started = worker.spawn(listener, membership, Health::new(), shutdown);
         started.context("cannot start a worker's thread")

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Result as CandleResult, Tensor};
+use lava_prefix::{BlockName, Changes, Journal};
 
 use crate::config::ModelConfig;
 use crate::full_kv::FullKv;
@@ -31,7 +32,7 @@ struct Inner {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// By what is in front of a block, and its tokens: compared in full, so that no prompt is ever taken for
     /// another.
@@ -40,6 +41,7 @@ struct State {
     growing: usize,
     next_id: u64,
     clock: u64,
+    journal: Journal,
 }
 
 /// Names a block that is kept, by when it was added; nothing is in front of a prompt's first block.
@@ -47,15 +49,27 @@ type BlockId = Option<u64>;
 
 #[derive(Debug)]
 struct Kept {
-    id: u64,
+    block: Block,
     used: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    id: u64,
+    name: BlockName,
     rows: Arc<BlockRows>,
 }
 
 /// The keys and values of a block in each layer, `[BLOCK_TOKENS, Hkv, D]`.
 type BlockRows = Vec<[Vec<f32>; 2]>;
 
+/// Changes that are remembered for those who follow them.
+const CHANGES_MAX: usize = 4096;
+
 impl PrefixCache {
+    /// Tokens of a block.
+    pub const BLOCK_TOKENS: usize = BLOCK_TOKENS;
+
     /// A cache of at most `bytes` bytes for blocks of this model. Less than a block holds nothing.
     pub fn new(model: &Model, bytes: usize) -> Self {
         let block_bytes = block_bytes(model.config());
@@ -63,7 +77,13 @@ impl PrefixCache {
             inner: Arc::new(Inner {
                 block_bytes,
                 blocks_max: bytes / block_bytes,
-                state: Mutex::default(),
+                state: Mutex::new(State {
+                    blocks: HashMap::new(),
+                    growing: 0,
+                    next_id: 0,
+                    clock: 0,
+                    journal: Journal::new(CHANGES_MAX),
+                }),
             }),
         }
     }
@@ -78,16 +98,20 @@ impl PrefixCache {
         self.inner.blocks_max * self.inner.block_bytes
     }
 
+    /// What changed since a version that an earlier answer gave, or everything, for 0.
+    pub fn changes(&self, known: u64) -> Changes {
+        self.inner.state().journal.since(known)
+    }
+
+    /// Tokens of the blocks that a prompt begins with.
+    pub fn kept_tokens(&self, tokens: &[u32]) -> usize {
+        self.inner.state().find(tokens).tokens()
+    }
+
     /// The blocks that a prompt begins with.
     pub(crate) fn find(&self, tokens: &[u32]) -> Reused {
         let mut state = self.inner.state();
-        let mut found = Reused::default();
-        for tokens in tokens.chunks_exact(BLOCK_TOKENS) {
-            let Some(kept) = state.blocks.get(&(found.last(), tokens.to_vec())) else {
-                break;
-            };
-            found.blocks.push((kept.id, Arc::clone(&kept.rows)));
-        }
+        let found = state.find(tokens);
         state.touch(&found);
         found
     }
@@ -128,12 +152,23 @@ impl Inner {
 }
 
 impl State {
+    fn find(&self, tokens: &[u32]) -> Reused {
+        let mut found = Reused::default();
+        for tokens in tokens.chunks_exact(BLOCK_TOKENS) {
+            let Some(kept) = self.blocks.get(&(found.last(), tokens.to_vec())) else {
+                break;
+            };
+            found.blocks.push(kept.block.clone());
+        }
+        found
+    }
+
     /// The front of a prompt counts as used later than what is behind it, so that those go first that nothing
     /// else leads to.
     fn touch(&mut self, reused: &Reused) {
-        let ids: Vec<u64> = reused.blocks.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = reused.blocks.iter().map(|block| block.id).collect();
         for kept in self.blocks.values_mut() {
-            if let Some(at) = ids.iter().position(|&id| id == kept.id) {
+            if let Some(at) = ids.iter().position(|&id| id == kept.block.id) {
                 kept.used = self.clock + (ids.len() - at) as u64;
             }
         }
@@ -144,14 +179,15 @@ impl State {
         let oldest = self.blocks.iter().min_by_key(|(_, kept)| kept.used);
         let key = oldest.map(|(key, _)| key.clone());
         let removed = key.and_then(|key| self.blocks.remove(&key));
-        assert!(removed.is_some(), "only what is there takes room");
+        let removed = removed.expect("only what is there takes room");
+        self.journal.remove(removed.block.name);
     }
 }
 
 /// Blocks at the front of a prompt that are there.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reused {
-    blocks: Vec<(u64, Arc<BlockRows>)>,
+    blocks: Vec<Block>,
 }
 
 impl Reused {
@@ -160,14 +196,20 @@ impl Reused {
     }
 
     fn last(&self) -> BlockId {
-        self.blocks.last().map(|(id, _)| *id)
+        self.blocks.last().map(|block| block.id)
+    }
+
+    fn name(&self) -> BlockName {
+        self.blocks
+            .last()
+            .map_or(BlockName::START, |block| block.name)
     }
 
     /// Writes the rows of a layer.
     pub(crate) fn write(&self, layer: usize, full: &FullKv<'_>) -> CandleResult<()> {
         let (_n, kv_heads, d) = full.key().dims3()?;
-        for (index, (_, rows)) in self.blocks.iter().enumerate() {
-            let [key, value] = &rows[layer];
+        for (index, block) in self.blocks.iter().enumerate() {
+            let [key, value] = &block.rows[layer];
             let tensor = |rows: &Vec<f32>| {
                 Tensor::from_slice(rows, (BLOCK_TOKENS, kv_heads, d), &Device::Cpu)
             };
@@ -207,18 +249,25 @@ impl Growing<'_> {
     /// Adds the blocks, which have the rows of all layers now.
     pub(crate) fn keep(mut self) {
         let blocks = std::mem::take(&mut self.blocks);
-        let mut state = self.cache.inner.state();
+        let mut guard = self.cache.inner.state();
+        let state = &mut *guard;
         state.growing -= blocks.len();
         let mut all = self.front.clone();
         for (tokens, rows) in self.tokens.chunks_exact(BLOCK_TOKENS).zip(blocks) {
-            let id = state.next_id;
-            state.next_id += 1;
-            let rows = Arc::new(rows);
+            let name = all.name().then(tokens);
             // Another prompt may have added the same block since.
             let key = (all.last(), tokens.to_vec());
-            let kept = state.blocks.entry(key);
-            let kept = kept.or_insert(Kept { id, used: 0, rows });
-            all.blocks.push((kept.id, Arc::clone(&kept.rows)));
+            let kept = state.blocks.entry(key).or_insert_with(|| {
+                state.journal.add(name);
+                state.next_id += 1;
+                let block = Block {
+                    id: state.next_id,
+                    name,
+                    rows: Arc::new(rows),
+                };
+                Kept { block, used: 0 }
+            });
+            all.blocks.push(kept.block.clone());
         }
         state.touch(&all);
     }

@@ -116,13 +116,19 @@ pub(crate) struct Fault {
 
 impl Dice {
     /// Workers of other ids have other dice.
-    pub(crate) fn new(seed: u64, role: Role, worker: &str, faults: &[FaultSection]) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        role: Role,
+        worker: &str,
+        faults: &[FaultSection],
+        vanished: CancellationToken,
+    ) -> Self {
         Self {
             seed: xxh3_64_with_seed(worker.as_bytes(), seed),
             role,
             faults: faults.to_vec(),
             thrown: AtomicU64::new(0),
-            vanished: CancellationToken::new(),
+            vanished,
         }
     }
 
@@ -201,7 +207,7 @@ mod tests {
     fn dice_fall_as_often_as_they_should_and_the_same_way_again() {
         let faults = [fault(FaultStage::Prefill, FaultKind::Stall, 0.25)];
         let throws = |seed, worker| -> Vec<bool> {
-            let dice = Dice::new(seed, Role::Prefill, worker, &faults);
+            let dice = Dice::new(seed, Role::Prefill, worker, &faults, Default::default());
             (0..10_000)
                 .map(|_| dice.throw(FaultStage::Prefill).is_some())
                 .collect()
@@ -211,7 +217,7 @@ mod tests {
         assert!((2_300..2_700).contains(&count), "{count}");
         assert!(first == throws(1, "a"));
         assert!(first != throws(2, "a") && first != throws(1, "b"));
-        let dice = Dice::new(1, Role::Decode, "a", &faults);
+        let dice = Dice::new(1, Role::Decode, "a", &faults, Default::default());
         assert_eq!(dice.throw(FaultStage::Prefill), None, "of the other role");
     }
 

@@ -17,4 +17,4 @@ mod worker;
 pub use fault::{FaultKind, FaultSection, FaultStage};
 pub use model::Model;
 pub use profile::{DecodeTimes, ModelProfile, PrefillTimes, Profile, TransferTimes};
-pub use worker::{Ended, Role, Worker};
+pub use worker::{Ended, Role, Watch, Worker};

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lava_kv::{Outbound, Ticket};
+use lava_prefix::{BlockName, KeptBlocks};
 use lava_proto::v1::{FinishReason, Token, TransferStats};
 use lava_proto::worker::prefill_event::Event;
 use lava_proto::worker::prefill_server::Prefill;
 use lava_proto::worker::{FirstToken, Load, PrefillDone, PrefillEvent, PrefillRequest};
 use lava_transfer::{Link, PAYLOAD_BYTES_MAX, Part, Sent, ship};
-use lava_worker::{Refusal, Stage};
+use lava_worker::{RecentTokens, Refusal, Stage, prompt_ids};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,11 +22,14 @@ use crate::fault::{Dice, FaultKind, FaultStage};
 use crate::model::Model;
 use crate::profile::{PrefillTimes, TransferTimes};
 use crate::rows::Noise;
+use crate::worker::Watch;
 
+/// Tokens of a block of what is kept of prompts, as the engine's.
+pub(crate) const BLOCK_TOKENS: usize = 512;
 /// A token, an end.
 const EVENTS_MAX: usize = 4;
-/// Decode workers that are remembered.
-const LINKS_MAX: usize = 1024;
+/// Decode workers that are remembered: hundreds of workers share the files that a process may have open.
+const LINKS_MAX: usize = 24;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The service; cloning shares it.
@@ -38,14 +42,16 @@ pub(crate) struct PrefillService {
     pub(crate) busy: Arc<Busy>,
     /// Who has it computes.
     pub(crate) turn: Arc<Mutex<()>>,
+    pub(crate) kept: Arc<std::sync::Mutex<KeptBlocks>>,
     pub(crate) links: Arc<std::sync::Mutex<std::collections::HashMap<String, Link>>>,
 }
 
 /// What waits or runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Busy {
     requests: AtomicUsize,
-    tokens: AtomicUsize,
+    watch: Watch,
+    recent: std::sync::Mutex<RecentTokens>,
 }
 
 /// A place in the queue; freed by drop.
@@ -56,11 +62,20 @@ struct Place {
 }
 
 impl Busy {
+    pub(crate) fn new(watch: Watch) -> Self {
+        Self {
+            requests: AtomicUsize::new(0),
+            watch,
+            recent: RecentTokens::new(Instant::now()).into(),
+        }
+    }
+
     pub(crate) fn load(&self, queue_max: usize) -> Load {
         Load {
             queue: self.requests.load(Ordering::Relaxed) as u32,
             queue_max: queue_max as u32,
-            queue_tokens: self.tokens.load(Ordering::Relaxed) as u64,
+            queue_tokens: self.watch.queued_tokens.load(Ordering::Relaxed),
+            recent_tokens: lock(&self.recent).get(Instant::now()),
             ..Default::default()
         }
     }
@@ -71,18 +86,27 @@ impl Busy {
 
     fn enter(self: &Arc<Self>, tokens: usize, queue_max: usize) -> Result<Place, Refusal> {
         let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        self.tokens.fetch_add(tokens, Ordering::Relaxed);
         let place = Place {
             busy: Arc::clone(self),
             tokens,
         };
+        let watch = &self.watch;
+        watch
+            .queued_tokens
+            .fetch_add(tokens as u64, Ordering::Relaxed);
         match requests > queue_max {
             true => Err(Refusal::Full {
                 what: "requests in the prefill queue",
                 found: requests as u64,
                 most: queue_max as u64,
             }),
-            false => Ok(place),
+            false => {
+                watch
+                    .given_tokens
+                    .fetch_add(tokens as u64, Ordering::Relaxed);
+                lock(&self.recent).add(tokens, Instant::now());
+                Ok(place)
+            }
         }
     }
 }
@@ -90,7 +114,8 @@ impl Busy {
 impl Drop for Place {
     fn drop(&mut self) {
         self.busy.requests.fetch_sub(1, Ordering::Relaxed);
-        self.busy.tokens.fetch_sub(self.tokens, Ordering::Relaxed);
+        let queued = &self.busy.watch.queued_tokens;
+        queued.fetch_sub(self.tokens as u64, Ordering::Relaxed);
     }
 }
 
@@ -99,6 +124,7 @@ type Events = mpsc::Sender<Result<PrefillEvent, Status>>;
 /// A prompt on its way.
 struct Job {
     attempt: Attempt,
+    blocks: Vec<BlockName>,
     last: u32,
     ticket: Ticket,
     link: Link,
@@ -117,22 +143,17 @@ impl Prefill for PrefillService {
     ) -> Result<Response<Self::RunStream>, Status> {
         let request = request.into_inner();
         let attempt = Attempt::check(request.attempt.unwrap_or_default(), &self.model)?;
-        let digest = lava_proto::prompt_digest(&request.prompt);
-        if digest != attempt.prompt_digest || request.prompt.len() != attempt.shape.tokens {
-            return Err(Refusal::Field {
-                field: "prompt",
-                found: format!("{} ids with another digest", request.prompt.len()),
-                expected: format!("the {} ids of the attempt's digest", attempt.shape.tokens),
-            }
-            .into());
-        }
-        let tokens = request.prompt.len();
-        let place = self.busy.enter(tokens, self.prefill.queue_max)?;
+        let tokens = attempt.shape.tokens;
+        let prompt = prompt_ids(&request.prompt, attempt.prompt_digest, tokens)?;
+        let blocks = BlockName::of_prompt(&prompt, BLOCK_TOKENS);
+        let missing = tokens - lock(&self.kept).count(&blocks) * BLOCK_TOKENS;
+        let place = self.busy.enter(missing, self.prefill.queue_max)?;
         self.dice.meet(FaultStage::Accept).await?;
         let (events, stream) = mpsc::channel(EVENTS_MAX);
         let job = Job {
             attempt,
-            last: request.prompt[tokens - 1],
+            blocks,
+            last: prompt[tokens - 1],
             ticket: lava_worker::Attempt::ticket(&request.ticket)?,
             link: self.link(&request.link_address)?,
             events,
@@ -146,8 +167,7 @@ impl Prefill for PrefillService {
 
 impl PrefillService {
     fn link(&self, address: &str) -> Result<Link, Refusal> {
-        let links = self.links.lock();
-        let mut links = links.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut links = lock(&self.links);
         if let Some(link) = links.get(address) {
             return Ok(link.clone());
         }
@@ -179,11 +199,14 @@ impl PrefillService {
         let attempt = &job.attempt;
         let tokens = attempt.shape.tokens;
         let began;
+        let reused;
         {
             let _turn = self.turn.lock().await;
             began = Instant::now();
             self.dice.meet(FaultStage::Prefill).await?;
-            pass(self.prefill.of(tokens)).await;
+            reused = lock(&self.kept).count(&job.blocks) * BLOCK_TOKENS;
+            pass(self.prefill.of(tokens - reused)).await;
+            lock(&self.kept).keep(&job.blocks);
         }
         let prefilled = Instant::now();
         let first = self.model.next(job.last, tokens);
@@ -203,6 +226,7 @@ impl PrefillService {
             queue_ms: milliseconds(began - job.queued),
             prefill_ms: milliseconds(prefilled - began),
             full_bytes: attempt.shape.full_bytes() as u64,
+            reused_tokens: reused as u64,
             ..Default::default()
         };
         if finish.is_none() {
@@ -247,6 +271,12 @@ impl PrefillService {
         shipped.map_err(|error| Status::from(Refusal::from(error)))?;
         Ok(bytes)
     }
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Lets time pass; none is not even a turn of the timer.

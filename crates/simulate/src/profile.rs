@@ -57,6 +57,8 @@ pub struct PrefillTimes {
     pub tokens_per_second: Option<f64>,
     /// Requests that wait or run.
     pub queue_max: usize,
+    /// Tokens of the fronts of recent prompts that are kept and need not be computed again.
+    pub prefix_tokens: usize,
 }
 
 /// How long caches take.
@@ -108,6 +110,7 @@ impl Default for PrefillTimes {
             prompt_ms: 0.0,
             tokens_per_second: None,
             queue_max: 64,
+            prefix_tokens: 0,
         }
     }
 }
@@ -237,6 +240,7 @@ mod tests {
             prompt_ms: 5.0,
             tokens_per_second: Some(10_000.0),
             queue_max: 1,
+            prefix_tokens: 0,
         };
         assert_eq!(prefill.of(2_000), Duration::from_millis(205));
         let transfer = TransferTimes {

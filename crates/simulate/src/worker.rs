@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
 use lava_node::{Health, Shutdown, State};
+use lava_prefix::KeptBlocks;
 use lava_proto::worker as proto;
 use lava_proto::worker::cache_link_server::CacheLinkServer;
 use lava_proto::worker::decode_server::DecodeServer;
@@ -15,16 +17,17 @@ use lava_proto::worker::worker_server::{self, WorkerServer};
 use lava_proto::worker::{
     DescribeRequest, Description, DrainRequest, DrainResponse, GetTextFilesRequest, TextFiles,
 };
-use lava_worker::{Drain, Membership, serve, server_builder};
+use lava_worker::{Drain, Kept, Membership, prefixes_to_wire, serve, server_builder};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::decode::{DecodeService, Memory};
 use crate::fault::Dice;
 use crate::model::Model;
-use crate::prefill::{Busy, PrefillService};
+use crate::prefill::{BLOCK_TOKENS, Busy, PrefillService};
 use crate::profile::Profile;
 
 /// What a worker does.
@@ -55,6 +58,19 @@ pub struct Worker {
     pub model: Arc<Model>,
     /// How.
     pub profile: Profile,
+    /// What its owner keeps of it.
+    pub watch: Watch,
+}
+
+/// What can be seen of a worker from outside, and done to it. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// When this is cancelled the worker is gone at once, as if it was killed.
+    pub vanish: CancellationToken,
+    /// Prompt tokens that it was given to compute.
+    pub given_tokens: Arc<AtomicU64>,
+    /// Those of them that wait or are being computed.
+    pub queued_tokens: Arc<AtomicU64>,
 }
 
 /// How busy it is.
@@ -65,6 +81,7 @@ struct Describe {
     role: Role,
     model: Arc<Model>,
     load: Load,
+    kept: Option<Kept>,
     health: Health,
     shutdown: Shutdown,
 }
@@ -111,16 +128,19 @@ impl Worker {
             role,
             model,
             profile,
+            watch,
         } = self;
         let worker_id = membership.worker_id.clone();
-        let dice = Dice::new(profile.seed, role, &worker_id, &profile.faults);
+        let vanish = watch.vanish.clone();
+        let dice = Dice::new(profile.seed, role, &worker_id, &profile.faults, vanish);
         let dice = Arc::new(dice);
-        let describe = |load: Load| {
+        let describe = |load: Load, kept: Option<Kept>| {
             let describe = Describe {
                 worker_id: worker_id.clone(),
                 role,
                 model: Arc::clone(&model),
                 load,
+                kept,
                 health: health.clone(),
                 shutdown: shutdown.clone(),
             };
@@ -130,9 +150,18 @@ impl Worker {
         let timeout = std::time::Duration::from_secs(30);
         let served = match role {
             Role::Prefill => {
-                let (busy, queue_max) = (Arc::new(Busy::default()), profile.prefill.queue_max);
+                let (busy, queue_max) = (Arc::new(Busy::new(watch)), profile.prefill.queue_max);
                 let shown = Arc::clone(&busy);
-                let describe = describe(Arc::new(move || shown.load(queue_max)));
+                let kept = KeptBlocks::new(profile.prefill.prefix_tokens / BLOCK_TOKENS);
+                let kept = Arc::new(std::sync::Mutex::new(kept));
+                let said = Arc::clone(&kept);
+                let said: Option<Kept> = Some(Arc::new(move |known| {
+                    let kept = said.lock().unwrap_or_else(PoisonError::into_inner);
+                    prefixes_to_wire(&kept.changes(known), BLOCK_TOKENS)
+                }));
+                let keeps = profile.prefill.prefix_tokens > 0;
+                let load: Load = Arc::new(move || shown.load(queue_max));
+                let describe = describe(load, said.filter(|_| keeps));
                 let idle = Arc::clone(&busy);
                 let service = PrefillService {
                     model: Arc::clone(&model),
@@ -141,6 +170,7 @@ impl Worker {
                     dice: Arc::clone(&dice),
                     busy,
                     turn: Arc::default(),
+                    kept,
                     links: Arc::new(HashMap::new().into()),
                 };
                 let service = PrefillServer::new(service);
@@ -162,7 +192,7 @@ impl Worker {
             Role::Decode => {
                 let memory = Arc::new(Memory::new(&model, &profile.decode));
                 let shown = Arc::clone(&memory);
-                let describe = describe(Arc::new(move || shown.load()));
+                let describe = describe(Arc::new(move || shown.load()), None);
                 let idle = Arc::clone(&memory);
                 let (batch, arrivals) = mpsc::channel(profile.decode.slots_max);
                 let service = DecodeService {
@@ -214,7 +244,7 @@ async fn unless_vanished<E>(
 impl worker_server::Worker for Describe {
     async fn describe(
         &self,
-        _request: Request<DescribeRequest>,
+        request: Request<DescribeRequest>,
     ) -> Result<Response<Description>, Status> {
         let role = match self.role {
             Role::Prefill => proto::Role::Prefill,
@@ -226,6 +256,10 @@ impl worker_server::Worker for Describe {
             model: Some(self.model.describe()),
             load: Some((self.load)()),
             draining: self.health.state() != State::Serving,
+            prefixes: self
+                .kept
+                .as_ref()
+                .map(|kept| kept(request.get_ref().prefixes_known)),
         }))
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use lava_node::{Health, Shutdown, State};
 use lava_proto::worker::worker_server::{Worker, WorkerServer};
 use lava_proto::worker::{
-    DescribeRequest, Description, DrainRequest, DrainResponse, GetTextFilesRequest, Load, Role,
-    TextFiles,
+    DescribeRequest, Description, DrainRequest, DrainResponse, GetTextFilesRequest, Load, Prefixes,
+    Role, TextFiles,
 };
 use tonic::{Request, Response, Status};
 
@@ -15,12 +15,16 @@ use crate::loaded::Loaded;
 /// How busy a worker is now.
 pub type Busy = Arc<dyn Fn() -> Load + Send + Sync>;
 
+/// What changed of the fronts of prompts that a worker keeps, since the version that the caller knows.
+pub type Kept = Arc<dyn Fn(u64) -> Prefixes + Send + Sync>;
+
 /// Answers `Worker`.
 pub struct Describe {
     worker_id: String,
     role: Role,
     loaded: Arc<Loaded>,
     busy: Busy,
+    kept: Option<Kept>,
     health: Health,
     shutdown: Shutdown,
 }
@@ -32,6 +36,7 @@ impl Describe {
         role: Role,
         loaded: Arc<Loaded>,
         busy: Busy,
+        kept: Option<Kept>,
         health: Health,
         shutdown: Shutdown,
     ) -> WorkerServer<Self> {
@@ -40,6 +45,7 @@ impl Describe {
             role,
             loaded,
             busy,
+            kept,
             health,
             shutdown,
         })
@@ -51,7 +57,7 @@ impl Describe {
 impl Worker for Describe {
     async fn describe(
         &self,
-        _request: Request<DescribeRequest>,
+        request: Request<DescribeRequest>,
     ) -> Result<Response<Description>, Status> {
         Ok(Response::new(Description {
             worker_id: self.worker_id.clone(),
@@ -59,6 +65,10 @@ impl Worker for Describe {
             model: Some(self.loaded.describe()),
             load: Some((self.busy)()),
             draining: self.health.state() != State::Serving,
+            prefixes: self
+                .kept
+                .as_ref()
+                .map(|kept| kept(request.get_ref().prefixes_known)),
         }))
     }
 

@@ -352,7 +352,9 @@ async fn requests_that_were_placed_wrong_are_refused_before_any_compute() {
         ..attempt.clone()
     });
     let mut other_prompt = good.clone();
-    other_prompt.prompt[3] ^= 1;
+    let mut bytes = other_prompt.prompt.to_vec();
+    bytes[13] ^= 1;
+    other_prompt.prompt = bytes.into();
     let mut no_ticket = good.clone();
     no_ticket.ticket = Default::default();
     let mut no_address = good.clone();

@@ -111,7 +111,7 @@ pub(crate) fn request(
     };
     PrefillRequest {
         attempt: Some(attempt),
-        prompt: prompt.to_vec(),
+        prompt: lava_proto::ids_to_bytes(&[prompt]).into(),
         ticket: vec![9; 16].into(),
         link_address,
     }

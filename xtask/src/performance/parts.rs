@@ -24,10 +24,12 @@ pub(super) enum Part {
     Pages,
     /// A server under load.
     Serve,
+    /// What a coordinator costs, and how it places a trace on a fleet of simulated workers.
+    Coordinator,
 }
 
 impl Part {
-    pub(super) const ALL: [Part; 7] = [
+    pub(super) const ALL: [Part; 8] = [
         Part::Prefill,
         Part::Decode,
         Part::Batch,
@@ -35,6 +37,7 @@ impl Part {
         Part::Llama,
         Part::Pages,
         Part::Serve,
+        Part::Coordinator,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Part {
             Part::Llama => "llama",
             Part::Pages => "pages",
             Part::Serve => "serve",
+            Part::Coordinator => "coordinator",
         }
     }
 }
@@ -146,7 +150,33 @@ pub(super) fn runs(part: Part, quick: bool, trace: Option<&Path>) -> Vec<Run> {
             vec![smol("main", format!("{words} --decode-tokens {sizes}"))]
         }
         Part::Serve => serve(quick, trace),
+        Part::Coordinator => coordinator(quick, trace),
     }
+}
+
+/// Costs; and if there is a trace, a fleet under all of it by three rules, and with workers that are killed.
+fn coordinator(quick: bool, trace: Option<&Path>) -> Vec<Run> {
+    let cost = match quick {
+        true => "--seconds 1 --streams 10",
+        false => "--seconds 8 --soak-seconds 600",
+    };
+    let fleet = match quick {
+        true => "--requests 20 --prefill-workers 2 --decode-workers 2",
+        false => "--speed 50",
+    };
+    let mut runs = vec![run("cost", Model::Smol, &format!("coordinator {cost}"))];
+    for (name, words) in [
+        ("aware", "--policy prefix_aware"),
+        ("least loaded", "--policy least_loaded"),
+        ("power of two", "--policy power_of_two"),
+        ("killed", "--policy prefix_aware --kill-percent 10"),
+    ] {
+        let Some(trace) = trace else { break };
+        let mut run = run(name, Model::Smol, &format!("replay {fleet} {words}"));
+        run.trace = Some(trace.to_owned());
+        runs.push(run);
+    }
+    runs
 }
 
 fn decode(quick: bool) -> String {

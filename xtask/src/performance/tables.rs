@@ -1,6 +1,7 @@
 //! Sections of the document: records as tables, with what is compared and what is asked beside them. Nothing here
 //! claims what figures might contradict: they are set against their limits, and misses are marked.
 
+mod coordinator;
 mod decoding;
 mod markdown;
 mod prefill;
@@ -37,6 +38,7 @@ pub(super) fn section(part: Part, record: &Record) -> Result<String> {
         Part::Llama => versus::show(record),
         Part::Pages => decoding::show_pages(record),
         Part::Serve => serve::show(record),
+        Part::Coordinator => coordinator::show(record),
     }?;
     let Record {
         commit,

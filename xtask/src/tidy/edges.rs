@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 /// Crate by folder, and the folders that it may use. The reasons are in ARCHITECTURE.md.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("crates/lava", &[]),
     ("crates/gguf", &[]),
     ("crates/kv", &[]),
     ("crates/node", &[]),
+    ("crates/prefix", &[]),
     ("proto", &[]),
     ("kernels", &["crates/kv"]),
     ("crates/text", &["crates/gguf"]),
@@ -20,7 +21,13 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ),
     (
         "crates/engine",
-        &["crates/lava", "crates/gguf", "crates/kv", "kernels"],
+        &[
+            "crates/lava",
+            "crates/gguf",
+            "crates/kv",
+            "crates/prefix",
+            "kernels",
+        ],
     ),
     (
         "crates/lab",
@@ -38,6 +45,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "proto",
             "crates/lava",
             "crates/kv",
+            "crates/prefix",
             "crates/text",
             "crates/cluster",
             "crates/node",
@@ -49,6 +57,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "proto",
             "crates/lava",
             "crates/kv",
+            "crates/prefix",
             "crates/node",
             "crates/cluster",
             "crates/text",
@@ -62,6 +71,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "proto",
             "crates/lava",
             "crates/kv",
+            "crates/prefix",
             "crates/node",
             "crates/text",
             "crates/transfer",
@@ -80,6 +90,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "crates/cluster",
             "crates/engine",
             "crates/lab",
+            "crates/prefix",
             "crates/simulate",
             "crates/worker",
             "coordinator",
@@ -99,6 +110,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
 const WORKER: &[&str] = &[
     "proto",
     "crates/kv",
+    "crates/prefix",
     "crates/node",
     "crates/cluster",
     "crates/engine",

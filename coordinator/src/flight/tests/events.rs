@@ -40,6 +40,7 @@ pub(super) fn placed(attempt: u32) -> Event {
         prefill: id(&format!("p{attempt}")),
         decode: id(&format!("d{attempt}")),
         pages_max: 1,
+        missing_tokens: 1,
     };
     Event::Placed { attempt, at }
 }

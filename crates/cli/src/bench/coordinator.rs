@@ -2,7 +2,6 @@
 //! share this machine, so figures are bounds from below.
 
 mod ask;
-mod fleet;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use lava_coordinator::Config;
 use lava_simulate::Profile;
 use serde_json::{Value, json};
 
+use super::fleet::{Fleet, FleetPlan};
 use crate::files::{self, Wanted};
 use crate::heap::HEAP;
 use crate::process::block_on;
 use ask::{Ask, Direct};
-use fleet::Fleet;
 
 /// Arguments of `lava bench coordinator`.
 #[derive(Args)]
@@ -43,6 +43,9 @@ pub(super) struct Coordinator {
     streams: u16,
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     stream_rate: u16,
+    /// Before the streams, go on with short prompts for so many seconds, and say whether memory grows.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(10..))]
+    soak_seconds: Option<u32>,
     /// File that gets everything as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -61,18 +64,23 @@ pub(super) fn run(options: &Coordinator) -> Result<()> {
         profile.model.text = Some(options.model.clone());
         profile.decode.tokens_per_message = SHORT.max_tokens as usize;
         profile.prefill.queue_max = 4096;
-        let fleet = Fleet::start(profile.clone(), options.workers).await?;
+        let fleet = Fleet::start(options.fleet(profile.clone())).await?;
         let added = added(options, &fleet).await?;
-        let short = throughput(options, &fleet, SHORT, "short prompts").await?;
+        let seconds = options.seconds;
+        let short = throughput(options, &fleet, SHORT, seconds, "short prompts").await?;
         let long = Ask {
             prompt_tokens: options.long_tokens as usize,
             ..SHORT
         };
-        let long = throughput(options, &fleet, long, "long prompts, as ids").await?;
+        let long = throughput(options, &fleet, long, seconds, "long prompts, as ids").await?;
+        let memory = match options.soak_seconds {
+            Some(seconds) => Some(memory(options, &fleet, seconds).await?),
+            None => None,
+        };
         drop(fleet);
         profile.decode.tokens_per_message = 1;
         profile.decode.step_ms = 1e3 / f64::from(options.stream_rate);
-        let fleet = Fleet::start(profile, options.workers).await?;
+        let fleet = Fleet::start(options.fleet(profile)).await?;
         let streams = streams(options, &fleet).await?;
         if let Some(file) = &options.json {
             let document = json!({
@@ -80,12 +88,27 @@ pub(super) fn run(options: &Coordinator) -> Result<()> {
                 "added": added,
                 "short": short,
                 "long": long,
+                "memory": memory,
                 "streams": streams,
             });
             files::save(file, &serde_json::to_string_pretty(&document)?)?;
         }
         Ok(())
     })
+}
+
+impl Coordinator {
+    fn fleet(&self, profile: Profile) -> FleetPlan {
+        let mut config = Config::default();
+        config.limits.flights_max = 4096;
+        FleetPlan {
+            profile,
+            prefill_workers: self.workers,
+            decode_workers: self.workers,
+            coordinators: 1,
+            config,
+        }
+    }
 }
 
 /// One request at a time, by the coordinator and without it, in turns.
@@ -112,10 +135,16 @@ async fn added(options: &Coordinator, fleet: &Fleet) -> Result<Value> {
 }
 
 /// Closed loops.
-async fn throughput(options: &Coordinator, fleet: &Fleet, ask: Ask, name: &str) -> Result<Value> {
+async fn throughput(
+    options: &Coordinator,
+    fleet: &Fleet,
+    ask: Ask,
+    seconds: u32,
+    name: &str,
+) -> Result<Value> {
     let request = Arc::new(ask.request(&fleet.model));
     let began = Instant::now();
-    let until = began + Duration::from_secs(options.seconds.into());
+    let until = began + Duration::from_secs(seconds.into());
     let mut loops = Vec::new();
     for _ in 0..options.concurrency {
         let (mut client, request) = (fleet.client().await?, Arc::clone(&request));
@@ -152,6 +181,36 @@ async fn throughput(options: &Coordinator, fleet: &Fleet, ask: Ask, name: &str) 
         "p99_ms": p99,
         "heap_bytes": (HEAP.bytes)(),
     }))
+}
+
+/// What is allocated while short prompts go on: after the first tenth of the time, and at its end, each the least of some looks,
+/// which leaves out what is under way.
+async fn memory(options: &Coordinator, fleet: &Fleet, seconds: u32) -> Result<Value> {
+    let watching = async {
+        let mut looks = Vec::new();
+        let mut ticks = tokio::time::interval(Duration::from_millis(u64::from(seconds) * 5));
+        loop {
+            ticks.tick().await;
+            looks.push((HEAP.bytes)());
+            if looks.len() == 200 {
+                break;
+            }
+        }
+        looks
+    };
+    let name = "short prompts, on and on";
+    let (asked, looks) = tokio::join!(throughput(options, fleet, SHORT, seconds, name), watching);
+    let asked = asked?;
+    let least = |looks: &[usize]| looks.iter().copied().min().unwrap_or_default();
+    let (early, late) = (least(&looks[10..30]), least(&looks[180..]));
+    let grown = late as f64 / early.max(1) as f64 - 1.0;
+    println!(
+        "memory over {seconds} s: {:.1} MB allocated after a tenth of it, {:.1} MB at its end, {:+.1} %",
+        early as f64 / 1e6,
+        late as f64 / 1e6,
+        100.0 * grown
+    );
+    Ok(json!({ "seconds": seconds, "early_bytes": early, "late_bytes": late, "asked": asked }))
 }
 
 /// Answers that go on as long as the part does.

@@ -115,7 +115,7 @@ impl Pair {
         };
         let run = PrefillRequest {
             attempt: Some(attempt),
-            prompt,
+            prompt: lava_proto::ids_to_bytes(&[&prompt]).into(),
             ticket: reserved.ticket,
             link_address: self.decode_address.clone(),
         };

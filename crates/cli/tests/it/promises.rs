@@ -369,6 +369,36 @@ async fn promise_9_room_is_granted_before_prefill_and_refused_early_with_a_time_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn promise_10_a_prompt_costs_the_link_and_the_decode_worker_its_budget_and_not_its_length() {
+    let fleet = Fleet::start().await;
+    let mut client = fleet.client().await;
+    let ask_for = |tokens, budget| request(tokens, 4, budget);
+    let short = ask(&mut client, ask_for(600, 256)).await.unwrap();
+    let long = ask(&mut client, ask_for(3600, 256)).await.unwrap();
+    let (short, long) = (short.transfer(), long.transfer());
+    assert!(long.full_bytes == 6 * short.full_bytes && long.stored_bytes > 0);
+    for (what, of_long, of_short) in [
+        ("shipped", long.shipped_bytes, short.shipped_bytes),
+        ("stored", long.stored_bytes, short.stored_bytes),
+    ] {
+        let ratio = of_long as f64 / of_short as f64;
+        assert!(
+            (0.98..1.02).contains(&ratio),
+            "{what}: {of_short} and {of_long} bytes"
+        );
+    }
+    // Without a budget it is the prompt's length that travels.
+    let whole = ask(&mut client, ask_for(3600, 4096)).await.unwrap();
+    let whole = whole.transfer().shipped_bytes;
+    assert!(
+        whole > 10 * long.shipped_bytes,
+        "{whole} and {} bytes",
+        long.shipped_bytes
+    );
+    fleet.idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn promise_14_a_rolling_restart_of_all_processes_under_load_loses_no_request() {
     let mut fleet = Fleet::start().await;
     fleet.restart("coordinator-1");

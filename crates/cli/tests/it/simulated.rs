@@ -80,6 +80,7 @@ impl Common {
                     role,
                     model: Arc::clone(&self.model),
                     profile,
+                    watch: Default::default(),
                 };
                 let started = worker.spawn(listener, membership, Health::new(), shutdown.clone());
                 drop(started.unwrap());
@@ -184,7 +185,7 @@ impl Fleet {
                 continue;
             };
             loop {
-                let described = client.describe(DescribeRequest {}).await.unwrap();
+                let described = client.describe(DescribeRequest::default()).await.unwrap();
                 let load = described.into_inner().load.unwrap();
                 if (load.queue, load.slots, load.pages_reserved) == (0, 0, 0) {
                     break;

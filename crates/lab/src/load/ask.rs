@@ -119,6 +119,7 @@ impl Tokens {
             row_format: finish.row_format,
             full_bytes: transfer.full_bytes,
             shipped_bytes: transfer.shipped_bytes,
+            reused_tokens: transfer.reused_tokens,
             recomputes: transfer.recomputes,
         }
     }

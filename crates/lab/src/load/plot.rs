@@ -172,6 +172,7 @@ mod tests {
             row_format: "int4".into(),
             full_bytes: 1,
             shipped_bytes: 1,
+            reused_tokens: 0,
             recomputes: 0,
         })
     }

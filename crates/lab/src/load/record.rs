@@ -68,6 +68,8 @@ pub struct Answer {
     pub full_bytes: u64,
     /// Bytes of all frames.
     pub shipped_bytes: u64,
+    /// Tokens of the prompt that the prefill worker had already.
+    pub reused_tokens: u64,
     /// Times that the prompt was prefilled again after a fault.
     pub recomputes: u32,
 }
@@ -149,10 +151,11 @@ mod tests {
             row_format: "int4".into(),
             full_bytes: 1000,
             shipped_bytes: 100,
+            reused_tokens: 0,
             recomputes: 0,
         };
         assert_eq!(answer.per_token(), Some(Duration::from_millis(6)));
-        expect![[r#"{"index":3,"planned_ms":1500.0,"late_ms":0.25,"prompt_tokens":40,"output_tokens_asked":3,"reader":"steady","outcome":"answered","first_token_ms":20.0,"gaps_ms":[5.0,7.0],"took_ms":33.0,"output_tokens":3,"budget":48,"row_format":"int4","full_bytes":1000,"shipped_bytes":100,"recomputes":0}"#]]
+        expect![[r#"{"index":3,"planned_ms":1500.0,"late_ms":0.25,"prompt_tokens":40,"output_tokens_asked":3,"reader":"steady","outcome":"answered","first_token_ms":20.0,"gaps_ms":[5.0,7.0],"took_ms":33.0,"output_tokens":3,"budget":48,"row_format":"int4","full_bytes":1000,"shipped_bytes":100,"reused_tokens":0,"recomputes":0}"#]]
             .assert_eq(&json(Outcome::Answered(answer)));
         expect![[r#"{"index":3,"planned_ms":1500.0,"late_ms":0.25,"prompt_tokens":40,"output_tokens_asked":3,"reader":"steady","outcome":"not_sent"}"#]]
             .assert_eq(&json(Outcome::NotSent));

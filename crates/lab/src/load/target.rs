@@ -50,6 +50,20 @@ impl Target {
         })
     }
 
+    /// The same model of another coordinator too; requests take turns.
+    pub fn and(mut self, other: Target) -> Target {
+        let mut both = Vec::new();
+        let mut others = other.clients.into_iter();
+        for client in self.clients {
+            both.push(client);
+            both.extend(others.next());
+        }
+        both.extend(others);
+        self.clients = both;
+        self.waiting.extend(other.waiting);
+        self
+    }
+
     /// Its name.
     pub fn model(&self) -> &str {
         &self.model.name

@@ -1,6 +1,7 @@
 //! One request: to the coordinator, or straight to two workers as a coordinator would.
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use lava_proto::v1::inference_client::InferenceClient;
 use lava_proto::v1::{self, GenerateRequest, Sampling};
 use lava_proto::worker::decode_client::DecodeClient;
@@ -10,7 +11,7 @@ use lava_proto::worker::{Attempt, DecodeRequest, PrefillRequest};
 use lava_simulate::Model;
 use tonic::transport::Channel;
 
-use super::fleet::Fleet;
+use crate::bench::fleet::Fleet;
 
 /// What every request asks for.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +64,7 @@ pub(super) struct Direct {
     decode: DecodeClient<Channel>,
     attempt: Attempt,
     rows_max: u64,
-    prompt: Vec<u32>,
+    prompt: Bytes,
     link_address: String,
 }
 
@@ -83,13 +84,14 @@ impl Direct {
             deadline_ms: 60_000,
             ..Default::default()
         };
+        let (prefill, decode) = (&fleet.prefill[0].address, &fleet.decode[0].address);
         Ok(Self {
-            prefill: PrefillClient::connect(format!("http://{}", fleet.prefill)).await?,
-            decode: DecodeClient::connect(format!("http://{}", fleet.decode)).await?,
+            prefill: PrefillClient::connect(format!("http://{prefill}")).await?,
+            decode: DecodeClient::connect(format!("http://{decode}")).await?,
             rows_max: fleet.model.rows_grown_max(attempt.clone())?,
             attempt,
-            prompt,
-            link_address: fleet.decode.clone(),
+            prompt: lava_proto::ids_to_bytes(&[&prompt]).into(),
+            link_address: decode.clone(),
         })
     }
 

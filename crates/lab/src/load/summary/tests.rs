@@ -30,6 +30,7 @@ fn answer(first: u64, gaps: &[u64]) -> Outcome {
         row_format: "int4".into(),
         full_bytes: 1000,
         shipped_bytes: 150,
+        reused_tokens: 0,
         recomputes: 1,
     })
 }
