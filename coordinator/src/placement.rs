@@ -181,12 +181,18 @@ pub(crate) struct Sight<'a> {
 pub(crate) struct Rules {
     pub(crate) prefill: PolicyName,
     pub(crate) decode: PolicyName,
+    /// Shorter prompts stay on one host, if it has a worker of each role with room.
+    pub(crate) together_tokens_max: u64,
     pub(crate) turn: Turn,
 }
 
 /// Chooses a prefill worker with room in its queue and a decode worker with a slot and enough free pages, each
 /// as its rule says. Workers that broke under this request, or whose breaker is open, are taken only if there
 /// is nobody else.
+///
+/// A cache whose prompt is short has nearly the prompt's size, and the way to another host costs more than two
+/// workers gain. Such a request goes to the decode worker that the rule chooses among those with a prefill
+/// worker beside them, and to one of these.
 ///
 /// # Errors
 /// Nobody can take the request, now or ever.
@@ -203,14 +209,36 @@ pub(crate) fn place(
         format: needs.shape.format,
         sight,
     };
-    let (decode, pages_max) = field.decode(model, needs, rules)?;
-    let (prefill, missing_tokens) = field.prefill(model, needs, rules)?;
+    let decode = field.decode(model, needs)?;
+    let mut prefill = field.prefill(model, needs)?;
+    let beside = match needs.tokens <= rules.together_tokens_max {
+        true => field.beside(&decode, &prefill, rules),
+        false => None,
+    };
+    if let Some(decode) = beside {
+        let host = field.host(decode.id);
+        prefill.retain(|candidate| field.host(candidate.id) == host);
+    }
+    let decode = beside.or_else(|| field.choose(&decode, rules.decode_policy(), rules.turn));
+    let decode = decode.ok_or(NoPlace::Busy(Scarce::DecodeRoom))?;
+    let prefill = field.choose(&prefill, rules.prefill, rules.turn);
+    let prefill = prefill.ok_or(NoPlace::Busy(Scarce::PrefillQueue))?;
     Ok(Placement {
-        prefill,
-        decode,
-        pages_max,
-        missing_tokens,
+        prefill: prefill.id.clone(),
+        decode: decode.id.clone(),
+        pages_max: field.pages(decode.id, needs),
+        missing_tokens: prefill.missing_tokens,
     })
+}
+
+impl Rules {
+    /// Decode workers keep no prompts.
+    fn decode_policy(self) -> PolicyName {
+        match self.decode {
+            PolicyName::PrefixAware => PolicyName::LeastLoaded,
+            policy => policy,
+        }
+    }
 }
 
 /// The workers that a request may go to, as far as its model says.
@@ -222,13 +250,8 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// A prefill worker, and the tokens that it will have to compute.
-    fn prefill(
-        &self,
-        model: &Model,
-        needs: Needs,
-        rules: Rules,
-    ) -> Result<(WorkerId, u64), NoPlace> {
+    /// The prefill workers with a place in their queue.
+    fn prefill(&self, model: &Model, needs: Needs) -> Result<Vec<Candidate<'a>>, NoPlace> {
         let able = self.able(model, Role::Prefill)?;
         let with_room = able.into_iter().filter_map(|worker| {
             let snapshot::Load::Prefill {
@@ -255,24 +278,16 @@ impl<'a> Field<'a> {
                 recent_tokens: plus(recent_tokens, claimed.recent),
             })
         });
-        let chosen = self.choose(with_room.collect(), rules.prefill, rules.turn);
-        let chosen = chosen.ok_or(NoPlace::Busy(Scarce::PrefillQueue))?;
-        Ok((chosen.id.clone(), chosen.missing_tokens))
+        Ok(with_room.collect())
     }
 
-    /// A decode worker, and the pages that it will have to set aside.
-    fn decode(
-        &self,
-        model: &Model,
-        needs: Needs,
-        rules: Rules,
-    ) -> Result<(WorkerId, u64), NoPlace> {
+    /// The decode workers with a slot and enough free pages.
+    fn decode(&self, model: &Model, needs: Needs) -> Result<Vec<Candidate<'a>>, NoPlace> {
         let able = self.able(model, Role::Decode)?;
         // Pages needed and pages of the pool, of the worker that comes closest to holding them.
         let mut too_large: Option<(u64, u64)> = None;
         let mut fits_some = false;
         let mut with_room = Vec::new();
-        let mut pages_of = HashMap::new();
         for worker in able {
             let snapshot::Load::Decode {
                 pages_reserved,
@@ -300,7 +315,6 @@ impl<'a> Field<'a> {
             if requests >= u64::from(slots_max) || free < pages || self.is_full(worker) {
                 continue;
             }
-            pages_of.insert(&worker.id, pages);
             with_room.push(Candidate {
                 id: &worker.id,
                 load: Load {
@@ -311,32 +325,60 @@ impl<'a> Field<'a> {
                 recent_tokens: 0,
             });
         }
-        // They keep no prompts.
-        let policy = match rules.decode {
-            PolicyName::PrefixAware => PolicyName::LeastLoaded,
-            policy => policy,
-        };
-        match (self.choose(with_room, policy, rules.turn), too_large) {
-            (Some(chosen), _) => Ok((chosen.id.clone(), pages_of[chosen.id])),
-            (None, Some((pages, pages_total))) if !fits_some => {
+        match too_large {
+            Some((pages, pages_total)) if !fits_some => {
                 Err(NoPlace::TooLarge { pages, pages_total })
             }
-            (None, _) => Err(NoPlace::Busy(Scarce::DecodeRoom)),
+            _ => Ok(with_room),
         }
+    }
+
+    /// A decode worker with a prefill worker on its host, both with room and sound.
+    fn beside(
+        &self,
+        decode: &[Candidate<'a>],
+        prefill: &[Candidate<'a>],
+        rules: Rules,
+    ) -> Option<Candidate<'a>> {
+        let hosts: BTreeSet<&str> = self.sound(prefill).map(|c| self.host(c.id)).collect();
+        let beside = self
+            .sound(decode)
+            .filter(|c| hosts.contains(self.host(c.id)));
+        let beside: Vec<Candidate<'a>> = beside.collect();
+        rules.decode_policy().choose(&beside, rules.turn)
+    }
+
+    /// The part of a worker's address that is not its port.
+    fn host(&self, worker: &WorkerId) -> &'a str {
+        let address = &self.sight.snapshot.workers[worker].address;
+        address.rsplit_once(':').map_or(address, |(host, _)| host)
+    }
+
+    /// Pages that a decode worker with room will have to set aside.
+    fn pages(&self, worker: &WorkerId, needs: Needs) -> u64 {
+        let pages = match self.sight.snapshot.workers[worker].load {
+            snapshot::Load::Decode { page_bytes, .. } => needs.pages_max(page_bytes),
+            snapshot::Load::Prefill { .. } => None,
+        };
+        pages.expect("it is a candidate because its pages hold entries")
+    }
+
+    fn sound(&self, candidates: &[Candidate<'a>]) -> impl Iterator<Item = Candidate<'a>> {
+        let sound = |candidate: &&Candidate<'a>| {
+            !self.sight.shunned.broken.contains(candidate.id) && !(self.sight.is_open)(candidate.id)
+        };
+        candidates.iter().filter(sound).copied()
     }
 
     fn choose(
         &self,
-        candidates: Vec<Candidate<'a>>,
+        candidates: &[Candidate<'a>],
         policy: PolicyName,
         turn: Turn,
     ) -> Option<Candidate<'a>> {
-        let sound = |candidate: &&Candidate<'a>| {
-            !self.sight.shunned.broken.contains(candidate.id) && !(self.sight.is_open)(candidate.id)
-        };
-        let sound: Vec<Candidate<'a>> = candidates.iter().filter(sound).copied().collect();
+        let sound: Vec<Candidate<'a>> = self.sound(candidates).collect();
         let chosen = policy.choose(&sound, turn);
-        chosen.or_else(|| policy.choose(&candidates, turn))
+        chosen.or_else(|| policy.choose(candidates, turn))
     }
 
     /// The workers of a role that have the row format.
@@ -658,5 +700,50 @@ mod tests {
         // A worker whose calls broke is left alone, unless all are such.
         assert_eq!(placed(aware, &|id| *id == p2), ("p1".into(), 100));
         assert_eq!(placed(aware, &|_| true), ("p2".into(), 4));
+    }
+
+    #[test]
+    fn a_short_prompt_stays_on_one_host_and_a_long_one_goes_where_there_is_most_room() {
+        let on = |host: &str, mut worker: Worker| {
+            worker.address = format!("{host}:{}", worker.id);
+            worker
+        };
+        let full = |mut worker: Worker| {
+            if let snapshot::Load::Prefill { queue, .. } = &mut worker.load {
+                *queue = 4;
+            }
+            worker
+        };
+        let workers = [
+            on("a", prefill("p1", 1, 0)),
+            on("b", prefill("p2", 1, 50)),
+            on("c", full(prefill("p3", 1, 0))),
+            on("b", decode("d1", 1, 500)),
+            on("c", decode("d2", 1, 0)),
+        ];
+        let placed = |together_tokens_max, broken: &[&str]| {
+            let shunned = Shunned {
+                full: BTreeSet::new(),
+                broken: broken.iter().map(|name| id(name)).collect(),
+            };
+            let sight = Sight {
+                snapshot: &snapshot(workers.iter().cloned()),
+                claims: &BTreeMap::new(),
+                kept_tokens: &HashMap::new(),
+                is_open: &|_| false,
+                shunned: &shunned,
+            };
+            let rules = Rules {
+                together_tokens_max,
+                ..Rules::default()
+            };
+            let placed = place(sight, &model("toy", 1), needs(RowFormat::F16), rules).unwrap();
+            format!("{} {}", placed.prefill, placed.decode)
+        };
+        // It has 100 tokens. c has no room for prompts.
+        assert_eq!(placed(100, &[]), "p2 d1");
+        assert_eq!(placed(99, &[]), "p1 d2");
+        assert_eq!(placed(100, &["p2"]), "p1 d2");
+        assert_eq!(placed(100, &["d1"]), "p1 d2");
     }
 }

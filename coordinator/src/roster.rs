@@ -177,6 +177,7 @@ impl Roster {
         let rules = Rules {
             prefill: self.plan.prefill,
             decode: self.plan.decode,
+            together_tokens_max: self.plan.together_tokens_max,
             turn: Turn(book.turn()),
         };
         let at = place(sight, model, needs, rules)?;

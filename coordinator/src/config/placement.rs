@@ -15,6 +15,8 @@ pub struct PlacementConfig {
     pub prefill: PolicyName,
     /// Rule for decode workers.
     pub decode: PolicyName,
+    /// Prompts of so many tokens at most stay on one host, if it has a worker of each role with room.
+    pub together_tokens_max: u32,
     /// Broken calls in a row after which a worker is left alone.
     pub breaker_failures: u32,
     /// How long, the first time, milliseconds.
@@ -28,6 +30,7 @@ impl Default for PlacementConfig {
         PlacementConfig {
             prefill: PolicyName::PrefixAware,
             decode: PolicyName::LeastLoaded,
+            together_tokens_max: 0,
             breaker_failures: 3,
             breaker_pause_ms: 1000,
             breaker_pause_max_ms: 30_000,
@@ -40,6 +43,7 @@ impl Default for PlacementConfig {
 pub(crate) struct PlacementPlan {
     pub(crate) prefill: PolicyName,
     pub(crate) decode: PolicyName,
+    pub(crate) together_tokens_max: u64,
     pub(crate) breaking: Breaking,
 }
 
@@ -58,6 +62,7 @@ impl PlacementConfig {
         Ok(PlacementPlan {
             prefill: self.prefill,
             decode: self.decode,
+            together_tokens_max: self.together_tokens_max.into(),
             breaking: Breaking {
                 failures: self.breaker_failures,
                 pause: Backoff {

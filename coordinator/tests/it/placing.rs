@@ -118,7 +118,7 @@ async fn a_worker_whose_calls_break_is_left_alone_and_tried_again() {
         let _reserved = d.next_reserved(1).await;
         p1.next_prefill()
             .await
-            .fail(Status::internal("broken"))
+            .fail(Status::unavailable("broken"))
             .await;
         failure(&mut answer).await;
     }
