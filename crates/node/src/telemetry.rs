@@ -68,6 +68,8 @@ where
 {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(&config.level)?)
+        // Where the log's disk is full, a word about it would fail too, and panic.
+        .log_internal_errors(false)
         .with_writer(writer);
     Ok(match config.format {
         LogFormat::Pretty => Box::new(builder.with_ansi(colours).finish()),

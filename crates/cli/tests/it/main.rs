@@ -12,6 +12,7 @@ mod clients;
 mod cluster;
 mod eval;
 mod fleet;
+mod full_disk;
 mod lanes;
 mod load;
 mod policies;
