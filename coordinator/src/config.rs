@@ -183,7 +183,7 @@ impl Default for WorkersConfig {
             probe_interval_ms: 1000,
             probe_timeout_ms: 2000,
             connect_timeout_ms: 2000,
-            keep_alive_ms: 5000,
+            keep_alive_ms: 3000,
         }
     }
 }

@@ -10,6 +10,11 @@ use crate::MESSAGE_BYTES_MAX;
 use crate::error::ShipError;
 use crate::lane::{LaneSetup, Outgoing};
 
+/// Time between pings on a connection that is silent, and for their answer: together the time after which a decode worker that is
+/// frozen or cut off is given up. An answer waits behind what is in the sockets' buffers, so it has more time.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// HTTP/2 windows in bytes: a few frames in flight fill a fast link at small distances.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -42,8 +47,8 @@ impl Link {
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .connect_lazy();
         let lane = lanes.cloned();
