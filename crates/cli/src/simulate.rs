@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use lava_cluster::EtcdConfig;
 use lava_node::{Health, HttpConfig, Shutdown, TelemetryConfig, config};
-use lava_simulate::{Ended, Model, Profile, Role, Worker};
+use lava_simulate::{Ended, Gauges, Model, Profile, Role, Worker};
 use lava_worker::{ListenSection, Membership};
 
 use crate::process::{Process, block_on, worker_id};
@@ -71,6 +71,7 @@ impl SimulatePlan {
         block_on(async {
             let mut process = Process::start(&telemetry, &http)?;
             let registry = registry(etcd, &mut process.metrics);
+            let gauges = Gauges::register(self.role, &mut process.metrics);
             let health = Health::new();
             let shutdown = process.observe(&health).await?;
             let mut workers = Vec::new();
@@ -90,7 +91,7 @@ impl SimulatePlan {
                     address = membership.address,
                     "simulated worker ready"
                 );
-                workers.push(self.start(listener, membership, shutdown.clone())?);
+                workers.push(self.start(listener, membership, shutdown.clone(), gauges.clone())?);
             }
             health.serving();
             let ended = tokio::task::spawn_blocking(|| join(workers)).await;
@@ -103,6 +104,7 @@ impl SimulatePlan {
         listener: TcpListener,
         membership: Membership,
         shutdown: Shutdown,
+        gauges: Gauges,
     ) -> Result<JoinHandle<Result<Ended>>> {
         let worker = Worker {
             role: self.role,
@@ -110,7 +112,7 @@ impl SimulatePlan {
             profile: self.profile.clone(),
             watch: Default::default(),
         };
-        let started = worker.spawn(listener, membership, Health::new(), shutdown);
+        let started = worker.spawn_shown(listener, membership, Health::new(), shutdown, gauges);
         started.context("cannot start a worker's thread")
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lava_kv::{Inbound, Receipt, Ticket};
+use lava_node::Held as Shown;
 use lava_proto::v1::{Token, TransferStats};
 use lava_proto::worker::cache_link_server::CacheLink;
 use lava_proto::worker::decode_event::Event;
@@ -25,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::attempt::Attempt;
 use crate::fault::{Dice, Fault, FaultKind, FaultStage};
+use crate::gauges::Gauges;
 use crate::model::Model;
 use crate::profile::DecodeTimes;
 
@@ -56,6 +58,7 @@ pub(crate) struct Memory {
     page_bytes: usize,
     slots_max: usize,
     held: Mutex<Held>,
+    gauges: Gauges,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +72,7 @@ struct Held {
 struct Reservation {
     memory: Arc<Memory>,
     pages: u64,
+    _shown: [Shown; 3],
 }
 
 /// What waits for its cache.
@@ -77,6 +81,8 @@ pub(crate) struct Slot {
     attempt: Attempt,
     reservation: Reservation,
     output: Output,
+    /// Counts it as a ticket, and as a transfer once that has begun.
+    shown: Shown,
 }
 
 type Output = mpsc::Sender<Result<DecodeEvent, Status>>;
@@ -103,12 +109,13 @@ pub(crate) struct Answer {
 }
 
 impl Memory {
-    pub(crate) fn new(model: &Model, times: &DecodeTimes) -> Self {
+    pub(crate) fn new(model: &Model, times: &DecodeTimes, gauges: Gauges) -> Self {
         Self {
             pages_total: times.cache_bytes / model.page_bytes() as u64,
             page_bytes: model.page_bytes(),
             slots_max: times.slots_max,
             held: Mutex::default(),
+            gauges,
         }
     }
 
@@ -140,9 +147,15 @@ impl Memory {
         }
         held.pages += pages;
         held.slots += 1;
+        let (gauges, bytes) = (&self.gauges, pages * self.page_bytes as u64);
         Ok(Reservation {
             memory: Arc::clone(self),
             pages,
+            _shown: [
+                Shown::new(gauges.slots.clone(), 1),
+                Shown::new(gauges.pages.clone(), pages as i64),
+                Shown::new(gauges.cache_bytes.clone(), bytes as i64),
+            ],
         })
     }
 }
@@ -193,6 +206,7 @@ impl Decode for DecodeService {
             attempt,
             reservation,
             output,
+            shown: Shown::new(self.memory.gauges.tickets.clone(), 1),
         };
         lock(&self.tickets).insert(ticket, slot);
         let tickets = Arc::clone(&self.tickets);
@@ -264,7 +278,8 @@ impl DecodeService {
         .map_err(|_| Refusal::Deadline { stage })?
         .map_err(Refusal::from)?;
         let slot = lock(&self.tickets).remove(&header.ticket);
-        let slot = slot.ok_or(Refusal::NoReservation)?;
+        let mut slot = slot.ok_or(Refusal::NoReservation)?;
+        slot.shown = Shown::new(self.memory.gauges.transfers.clone(), 1);
         // Whatever a fault makes of it.
         let filled = tokio::select! {
             filled = timeout_at(slot.attempt.deadline, self.fill(&slot, header, &mut inbox)) => {

@@ -8,6 +8,7 @@
 mod attempt;
 mod decode;
 mod fault;
+mod gauges;
 mod model;
 mod prefill;
 mod profile;
@@ -15,6 +16,7 @@ mod rows;
 mod worker;
 
 pub use fault::{FaultKind, FaultSection, FaultStage};
+pub use gauges::Gauges;
 pub use model::Model;
 pub use profile::{DecodeTimes, ModelProfile, PrefillTimes, Profile, TransferTimes};
 pub use worker::{Ended, Role, Watch, Worker};

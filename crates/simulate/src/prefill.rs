@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lava_kv::{Outbound, Ticket};
+use lava_node::Held;
 use lava_prefix::{BlockName, KeptBlocks};
 use lava_proto::v1::{FinishReason, Token, TransferStats};
 use lava_proto::worker::prefill_event::Event;
@@ -19,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use crate::attempt::Attempt;
 use crate::fault::{Dice, FaultKind, FaultStage};
+use crate::gauges::Gauges;
 use crate::model::Model;
 use crate::profile::{PrefillTimes, TransferTimes};
 use crate::rows::Noise;
@@ -52,6 +54,7 @@ pub(crate) struct Busy {
     requests: AtomicUsize,
     watch: Watch,
     recent: std::sync::Mutex<RecentTokens>,
+    gauges: Gauges,
 }
 
 /// A place in the queue; freed by drop.
@@ -59,14 +62,16 @@ pub(crate) struct Busy {
 struct Place {
     busy: Arc<Busy>,
     tokens: usize,
+    _shown: [Held; 2],
 }
 
 impl Busy {
-    pub(crate) fn new(watch: Watch) -> Self {
+    pub(crate) fn new(watch: Watch, gauges: Gauges) -> Self {
         Self {
             requests: AtomicUsize::new(0),
             watch,
             recent: RecentTokens::new(Instant::now()).into(),
+            gauges,
         }
     }
 
@@ -89,6 +94,10 @@ impl Busy {
         let place = Place {
             busy: Arc::clone(self),
             tokens,
+            _shown: [
+                Held::new(self.gauges.queue.clone(), 1),
+                Held::new(self.gauges.queue_tokens.clone(), tokens as i64),
+            ],
         };
         let watch = &self.watch;
         watch
@@ -249,7 +258,6 @@ impl PrefillService {
         if !is_corrupt {
             self.dice.go_through(fault).await?;
         }
-        pass(self.transfer.of(attempt.cache_bytes())).await;
         let header = attempt.header(job.ticket, self.model.fingerprint);
         let mut outbound = Outbound::new(header, PAYLOAD_BYTES_MAX);
         let rows = attempt.rows_sent(self.transfer.row_bytes_max);
@@ -263,11 +271,24 @@ impl PrefillService {
         let bytes = outbound.payload_bytes();
         let (queue, parts) = mpsc::channel(frames.len() + 1);
         let sealed = Part::Seal(outbound.seal(first));
-        for part in frames.into_iter().map(Part::Frame).chain([sealed]) {
-            let _ = queue.try_send(part);
-        }
+        let time = self.transfer.of(attempt.cache_bytes());
+        // What takes time arrives meanwhile, so that its receiver has a transfer under way.
+        let feed = async move {
+            for frame in frames {
+                let _ = queue.try_send(Part::Frame(frame));
+            }
+            pass(time).await;
+            let _ = queue.try_send(sealed);
+        };
+        let _shown = Held::new(self.busy.gauges.transfers.clone(), 1);
         let sent = Sent::default();
-        let shipped = ship(&job.link, &header, parts, &sent, attempt.deadline).await;
+        let shipping = ship(&job.link, &header, parts, &sent, attempt.deadline);
+        tokio::pin!(shipping);
+        // A transfer that broke does not wait for its time.
+        let shipped = tokio::select! {
+            shipped = &mut shipping => shipped,
+            () = feed => shipping.await,
+        };
         shipped.map_err(|error| Status::from(Refusal::from(error)))?;
         Ok(bytes)
     }

@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status};
 
 use crate::decode::{DecodeService, Memory};
 use crate::fault::Dice;
+use crate::gauges::Gauges;
 use crate::model::Model;
 use crate::prefill::{BLOCK_TOKENS, Busy, PrefillService};
 use crate::profile::Profile;
@@ -98,6 +99,21 @@ impl Worker {
         health: Health,
         shutdown: Shutdown,
     ) -> io::Result<JoinHandle<Result<Ended>>> {
+        self.spawn_shown(listener, membership, health, shutdown, Gauges::default())
+    }
+
+    /// As [`spawn`](Self::spawn), and `gauges` show what it holds.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn spawn_shown(
+        self,
+        listener: std::net::TcpListener,
+        membership: Membership,
+        health: Health,
+        shutdown: Shutdown,
+        gauges: Gauges,
+    ) -> io::Result<JoinHandle<Result<Ended>>> {
         let name = format!("{:?}", self.role).to_lowercase();
         thread::Builder::new().name(name).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -107,7 +123,8 @@ impl Worker {
             let serving = async {
                 listener.set_nonblocking(true)?;
                 let listener = TcpListener::from_std(listener)?;
-                self.serve(listener, membership, health, shutdown).await
+                self.serve_shown(listener, membership, health, shutdown, gauges)
+                    .await
             };
             runtime.block_on(serving)
         })
@@ -123,6 +140,18 @@ impl Worker {
         membership: Membership,
         health: Health,
         shutdown: Shutdown,
+    ) -> Result<Ended> {
+        self.serve_shown(listener, membership, health, shutdown, Gauges::default())
+            .await
+    }
+
+    async fn serve_shown(
+        self,
+        listener: TcpListener,
+        membership: Membership,
+        health: Health,
+        shutdown: Shutdown,
+        gauges: Gauges,
     ) -> Result<Ended> {
         let Self {
             role,
@@ -150,7 +179,10 @@ impl Worker {
         let timeout = std::time::Duration::from_secs(30);
         let served = match role {
             Role::Prefill => {
-                let (busy, queue_max) = (Arc::new(Busy::new(watch)), profile.prefill.queue_max);
+                let (busy, queue_max) = (
+                    Arc::new(Busy::new(watch, gauges)),
+                    profile.prefill.queue_max,
+                );
                 let shown = Arc::clone(&busy);
                 let kept = KeptBlocks::new(profile.prefill.prefix_tokens / BLOCK_TOKENS);
                 let kept = Arc::new(std::sync::Mutex::new(kept));
@@ -190,7 +222,7 @@ impl Worker {
                 unless_vanished(&dice, serving).await
             }
             Role::Decode => {
-                let memory = Arc::new(Memory::new(&model, &profile.decode));
+                let memory = Arc::new(Memory::new(&model, &profile.decode, gauges));
                 let shown = Arc::clone(&memory);
                 let describe = describe(Arc::new(move || shown.load()), None);
                 let idle = Arc::clone(&memory);
