@@ -68,9 +68,9 @@ fn main() -> ExitCode {
         Command::Decode(args) => workers::decode(&args).map(done),
         Command::Gpus => gpus::run().map(done),
         Command::Drain(options) => drain::run(&options).map(done),
-        Command::Generate(options) => match &options.addr {
-            Some(address) => remote::run(&options, address).map(done),
-            None => generate::run(&options).map(done),
+        Command::Generate(options) => match &options.addr[..] {
+            [] => generate::run(&options).map(done),
+            addresses => remote::run(&options, addresses).map(done),
         },
         Command::Eval(options) => eval::run(&options).map(done),
         Command::Bench(options) => bench::run(&options).map(done),

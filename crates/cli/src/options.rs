@@ -14,9 +14,10 @@ pub(crate) struct Generate {
     /// the name that the coordinator lists, which may be left out if there is only one.
     #[arg(long, required_unless_present = "addr")]
     pub(crate) model: Option<String>,
-    /// Ask the coordinator at host:port instead of running the model here.
-    #[arg(long, conflicts_with_all = ["device", "compute", "graphs"])]
-    pub(crate) addr: Option<String>,
+    /// Ask the coordinator at host:port instead of running the model here. Of several, with commas between them, the next one
+    /// is asked if one cannot be reached or is lost before anything was shown; with --json nothing is before the end.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["device", "compute", "graphs"])]
+    pub(crate) addr: Vec<String>,
     /// File with the prompt.
     #[arg(long, conflicts_with = "prompt", required_unless_present = "prompt")]
     pub(crate) prompt_file: Option<PathBuf>,

@@ -1,14 +1,16 @@
 //! `lava generate --addr`: one prompt, one answer, from a coordinator.
 
+use std::error::Error;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use lava::Budget;
 use lava_proto::v1;
 use lava_proto::v1::generate_request::BudgetForm;
 use lava_proto::v1::inference_client::InferenceClient;
 use serde_json::json;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::generate::prompt_text;
@@ -18,54 +20,116 @@ use crate::report::{budget, bytes, per_second};
 
 /// Time to reach a coordinator.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where another one may be asked.
+const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(2);
+/// Time between two pings, and for their answer. A coordinator that is frozen, or behind a broken network, is lost after both.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// Times that each of several coordinators is asked, and the pause before the next one is.
+const ROUNDS_MAX: usize = 4;
+const PAUSE: Duration = Duration::from_millis(100);
 
-pub(crate) fn run(options: &Generate, address: &str) -> Result<()> {
-    let mut request = request(options)?;
+pub(crate) fn run(options: &Generate, addresses: &[String]) -> Result<()> {
+    let request = request(options)?;
     block_on(async {
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .with_context(|| format!("{address:?} is not an address, expected host:port"))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .connect()
-            .await
-            .with_context(|| format!("cannot reach a coordinator at {address}"))?;
-        let mut client = InferenceClient::new(channel);
-        if request.model.is_empty() {
-            request.model = only_model(&mut client).await?;
-        }
         let began = Instant::now();
-        let mut stream = client
-            .generate(request)
-            .await
-            .map_err(refused)?
-            .into_inner();
-        let mut answer = Answer::new(began);
-        while let Some(message) = stream.message().await.map_err(refused)? {
-            if !options.json {
-                print!("{}", message.text);
-                std::io::stdout().flush()?;
-            }
-            answer.push(message);
+        let asks_max = match addresses.len() {
+            1 => 1,
+            several => ROUNDS_MAX * several,
+        };
+        let mut lost: Vec<Lost> = Vec::new();
+        for address in addresses.iter().cycle() {
+            let mut answer = Answer::new(began);
+            let several = addresses.len() > 1;
+            let error = match answer
+                .ask(address, several, request.clone(), options.json)
+                .await
+            {
+                Ok(()) if options.json => return answer.print_json(options, &lost),
+                Ok(()) => return answer.print_table(options),
+                Err(error) => error,
+            };
+            let is_shown = !options.json && !answer.text.is_empty();
+            let reason = match error {
+                AskError::Lost(reason) if !is_shown && lost.len() + 1 < asks_max => reason,
+                AskError::Lost(reason) | AskError::Refused(reason) => return Err(reason),
+            };
+            lost.push(Lost {
+                address: address.clone(),
+                reason: format!("{reason:#}"),
+                tokens: answer.tokens.len(),
+                last: answer.last,
+            });
+            tokio::time::sleep(PAUSE).await;
         }
-        match options.json {
-            true => answer.print_json(options),
-            false => answer.print_table(options),
-        }
+        unreachable!("a cycle ends only where it is empty, and there is an address")
     })
 }
 
+/// A coordinator that began and did not end.
+struct Lost {
+    address: String,
+    reason: String,
+    /// Those that had come.
+    tokens: usize,
+    /// When the last of them came.
+    last: Duration,
+}
+
+/// Why a coordinator gave no whole answer.
+enum AskError {
+    /// It, or the way to it, is gone; another one may do.
+    Lost(anyhow::Error),
+    /// It would be the same everywhere.
+    Refused(anyhow::Error),
+}
+
+impl From<tonic::Status> for AskError {
+    fn from(status: tonic::Status) -> Self {
+        // tonic keeps what broke as the source; a status that the coordinator sent has none.
+        let is_lost = status.code() == Code::Unavailable || status.source().is_some();
+        let reason = anyhow!("{} ({:?})", status.message(), status.code());
+        match is_lost {
+            true => Self::Lost(reason),
+            false => Self::Refused(reason),
+        }
+    }
+}
+
+/// Connects, and waits for it.
+async fn connect(address: &str, several: bool) -> Result<Channel, AskError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .with_context(|| format!("{address:?} is not an address, expected host:port"))
+        .map_err(AskError::Refused)?;
+    let endpoint = endpoint
+        .connect_timeout(match several {
+            true => CONNECT_TIMEOUT_OF_SEVERAL,
+            false => CONNECT_TIMEOUT,
+        })
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .tcp_nodelay(true);
+    let channel = endpoint.connect().await;
+    channel
+        .with_context(|| format!("cannot reach a coordinator at {address}"))
+        .map_err(AskError::Lost)
+}
+
 /// The model that is meant when none is named.
-async fn only_model(client: &mut InferenceClient<Channel>) -> Result<String> {
-    let listed = client.list_models(v1::ListModelsRequest {}).await;
-    let mut models = listed.map_err(refused)?.into_inner().models;
+async fn only_model(client: &mut InferenceClient<Channel>) -> Result<String, AskError> {
+    let listed = client.list_models(v1::ListModelsRequest {}).await?;
+    let mut models = listed.into_inner().models;
     match models.len() {
-        0 => bail!("the coordinator has no model that is ready"),
+        // One that has just begun has not heard of its workers yet.
+        0 => Err(AskError::Lost(anyhow!(
+            "the coordinator has no model that is ready"
+        ))),
         1 => Ok(models.remove(0).name),
         _ => {
             let names: Vec<_> = models.into_iter().map(|model| model.name).collect();
-            bail!(
+            Err(AskError::Refused(anyhow!(
                 "the coordinator has several models; give --model with one of {}",
                 names.join(", ")
-            )
+            )))
         }
     }
 }
@@ -114,18 +178,18 @@ fn request(options: &Generate) -> Result<v1::GenerateRequest> {
     })
 }
 
-fn refused(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{} ({:?})", status.message(), status.code())
-}
-
 /// What came, and when.
 struct Answer {
+    /// All times count from here.
     began: Instant,
+    /// When this coordinator was asked.
+    asked: Duration,
     first: Option<Duration>,
     last: Duration,
     request_id: String,
     text: String,
-    tokens: Vec<v1::Token>,
+    /// Each with the time when it came.
+    tokens: Vec<(v1::Token, Duration)>,
     finish: Option<v1::Finish>,
 }
 
@@ -133,12 +197,43 @@ impl Answer {
     fn new(began: Instant) -> Self {
         Self {
             began,
+            asked: Duration::ZERO,
             first: None,
             last: Duration::ZERO,
             request_id: String::new(),
             text: String::new(),
             tokens: Vec::new(),
             finish: None,
+        }
+    }
+
+    /// Asks one coordinator, and shows text as it comes unless it is asked to be `silent`.
+    async fn ask(
+        &mut self,
+        address: &str,
+        several: bool,
+        mut request: v1::GenerateRequest,
+        silent: bool,
+    ) -> Result<(), AskError> {
+        let mut client = InferenceClient::new(connect(address, several).await?);
+        if request.model.is_empty() {
+            request.model = only_model(&mut client).await?;
+        }
+        self.asked = self.began.elapsed();
+        let mut stream = client.generate(request).await?.into_inner();
+        while let Some(message) = stream.message().await? {
+            if !silent {
+                print!("{}", message.text);
+                let flushed = std::io::stdout().flush();
+                flushed.map_err(|error| AskError::Refused(error.into()))?;
+            }
+            self.push(message);
+        }
+        match self.finish {
+            Some(_) => Ok(()),
+            None => Err(AskError::Lost(anyhow!(
+                "the answer ended without its last message"
+            ))),
         }
     }
 
@@ -149,8 +244,16 @@ impl Answer {
         }
         self.request_id = message.request_id;
         self.text.push_str(&message.text);
-        self.tokens.extend(message.tokens);
+        let came = self.last;
+        let tokens = message.tokens.into_iter();
+        self.tokens.extend(tokens.map(|token| (token, came)));
         self.finish = message.finish.or(self.finish.take());
+    }
+
+    /// Time from the request to its first token.
+    fn first_token(&self) -> Duration {
+        self.first
+            .map_or(Duration::ZERO, |first| first - self.asked)
     }
 
     /// Tokens after the first, by the time they took.
@@ -200,7 +303,7 @@ impl Answer {
         );
         println!(
             "first token     {:.0} ms (queue {:.0}, prefill {:.0}, of it scoring {:.0}, packing {:.0})",
-            millis(self.first.unwrap_or_default()),
+            millis(self.first_token()),
             t.queue_ms,
             t.prefill_ms,
             t.scoring_ms,
@@ -221,16 +324,27 @@ impl Answer {
         Ok(())
     }
 
-    fn print_json(&self, options: &Generate) -> Result<()> {
+    fn print_json(&self, options: &Generate, lost: &[Lost]) -> Result<()> {
         let finish = self.finish()?;
         let usage = finish.usage.unwrap_or_default();
         let t = finish.transfer.unwrap_or_default();
         let tokens: Vec<_> = self
             .tokens
             .iter()
-            .map(|token| {
+            .map(|(token, came)| {
                 let top: Vec<_> = token.top.iter().map(|t| (t.id, t.logprob)).collect();
-                json!({"id": token.id, "logprob": token.logprob, "top": top})
+                json!({"id": token.id, "logprob": token.logprob, "top": top, "ms": millis(*came)})
+            })
+            .collect();
+        let lost: Vec<_> = lost
+            .iter()
+            .map(|lost| {
+                json!({
+                    "addr": lost.address,
+                    "reason": lost.reason,
+                    "tokens": lost.tokens,
+                    "last_token_ms": millis(lost.last),
+                })
             })
             .collect();
         let document = json!({
@@ -250,7 +364,7 @@ impl Answer {
             "rows_kept": t.rows_kept,
             "early_share": t.early_share,
             "early_share_bound": t.early_share_bound,
-            "first_token_ms": millis(self.first.unwrap_or_default()),
+            "first_token_ms": millis(self.first_token()),
             "queue_ms": t.queue_ms,
             "prefill_ms": t.prefill_ms,
             "scoring_ms": t.scoring_ms,
@@ -262,6 +376,7 @@ impl Answer {
             "first_step_ms": t.first_step_ms,
             "decode_tokens_per_second": self.decode_rate(),
             "recomputes": t.recomputes,
+            "lost": lost,
         });
         println!("{}", serde_json::to_string_pretty(&document)?);
         Ok(())

@@ -10,6 +10,7 @@ mod bench_serve;
 mod budgets;
 mod clients;
 mod cluster;
+mod coordinators;
 mod eval;
 mod fleet;
 mod full_disk;
