@@ -2,15 +2,15 @@
 //! metrics on one port, and a prompt that kills, stops and asks them.
 
 mod ask;
-mod command;
-mod etcd;
-mod guard;
-mod launch;
-mod log;
-mod member;
+pub(crate) mod command;
+pub(crate) mod etcd;
+pub(crate) mod guard;
+pub(crate) mod launch;
+pub(crate) mod log;
+pub(crate) mod member;
 pub(crate) mod metrics;
 mod prompt;
-mod scrape;
+pub(crate) mod scrape;
 mod status;
 
 use std::io::IsTerminal;
@@ -21,7 +21,7 @@ use clap::builder::TypedValueParser;
 
 use self::etcd::Etcd;
 use self::guard::Guard;
-use self::launch::Launch;
+use self::launch::{Launch, Place};
 use self::log::Log;
 use self::member::{Kind, Member, State};
 use self::scrape::Targets;
@@ -110,7 +110,10 @@ impl Cluster {
             members: Vec::new(),
             launch: Launch {
                 lava,
-                model,
+                workers: vec!["--set".to_owned(), model],
+                coordinators: Vec::new(),
+                place: Place::Here,
+                log_file: None,
                 etcd: Etcd::new(etcd, &folder, options.etcd, &mut addresses),
                 targets,
                 guard: Guard::new()?,

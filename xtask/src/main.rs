@@ -1,5 +1,5 @@
-//! The one door for developers: `cargo xtask demo | cluster | bench | soak | quality | performance | test | ci | tidy |
-//! codegen | golden | cuda | gpu`. It runs cargo and the `lava` binary and uses none of our crates.
+//! The one door for developers: `cargo xtask demo | cluster | bench | soak | faults | quality | performance | test | ci |
+//! tidy | codegen | golden | cuda | gpu`. It runs cargo and the `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -12,6 +12,7 @@ mod codegen;
 mod cuda;
 mod demo;
 mod document;
+mod faults;
 mod gpu;
 mod http;
 mod models;
@@ -51,6 +52,9 @@ enum Verb {
     Bench(bench::Options),
     /// Let a server work through thousands of requests of all kinds; fails if anything is lost, held or leaked.
     Soak(soak::Options),
+    /// Kill, freeze and cut off every role of a real cluster in the middle of requests; fails if a client sees it, if it
+    /// takes too long, or if anything stays held. Needs root for its network namespaces.
+    Faults(faults::Options),
     /// Set up and run all tests.
     Test {
         /// More arguments for `cargo test`, after `--`.
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Verb::Cluster(options) => cluster::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Soak(options) => soak::run(&options),
+        Verb::Faults(options) => faults::run(&options),
         Verb::Test { extra } => test(&extra),
         Verb::Ci => ci::run(),
         Verb::Tidy => tidy::run(),

@@ -4,7 +4,7 @@
 mod criterion;
 mod figures;
 mod llama;
-mod machine;
+pub(crate) mod machine;
 mod measure;
 mod parts;
 mod record;

@@ -17,8 +17,17 @@ pub(crate) struct Guard {
 
 impl Guard {
     pub(crate) fn new() -> Result<Self> {
+        Self::running(SCRIPT)
+    }
+
+    /// One that runs other commands of the shell once xtask has ended.
+    pub(crate) fn then(commands: &str) -> Result<Self> {
+        Self::running(&format!("while read -r line; do :; done; {commands}"))
+    }
+
+    fn running(script: &str) -> Result<Self> {
         let mut shell = Command::new("sh");
-        shell.args(["-c", SCRIPT]).process_group(0);
+        shell.args(["-c", script]).process_group(0);
         let shell = shell.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         let shell = shell.context("cannot start sh")?;
         Ok(Self { shell })
@@ -41,6 +50,16 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_follows_runs_once_the_guard_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("done");
+        let guard = Guard::then(&format!("touch {}", file.display())).unwrap();
+        assert!(!file.exists());
+        drop(guard);
+        assert!(file.exists());
+    }
 
     #[test]
     fn a_stopped_process_ends_with_the_guard() {

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use anyhow::{Result, bail};
 
 use super::command::Signal;
-use super::launch::Launch;
+use super::launch::{Launch, Place};
 use crate::http;
 use crate::process::{Places, Process};
 
@@ -61,13 +61,14 @@ impl Member {
         })
     }
 
-    /// Again, after it ended. Workers come back at new ports, as they would on another machine; everybody else is
-    /// expected where it was.
+    /// Again, after it ended. Workers come back at new ports if they have no address of their own; everybody else is expected
+    /// where it was.
     pub(crate) fn restart(&mut self, launch: &mut Launch) -> Result<()> {
         if self.process.ended()?.is_none() {
             bail!("{} still lives; kill or term it first", self.name);
         }
-        if matches!(self.kind, Kind::Prefill | Kind::Decode) {
+        let is_worker = matches!(self.kind, Kind::Prefill | Kind::Decode);
+        if is_worker && matches!(launch.place, Place::Here) {
             self.places = Places::free()?;
         }
         self.process = launch.start(&self.name, self.kind, self.places)?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 const WATCHED: Duration = Duration::from_secs(2);
 
 /// Processor, cores and memory, in words.
-pub(super) fn describe() -> Result<String> {
+pub(crate) fn describe() -> Result<String> {
     let read =
         |file: &str| std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"));
     let cores = std::thread::available_parallelism()?.get();
@@ -20,7 +20,7 @@ pub(super) fn describe() -> Result<String> {
 }
 
 /// Share of the processors that others use now.
-pub(super) fn busy() -> Result<f64> {
+pub(crate) fn busy() -> Result<f64> {
     let read = || std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat");
     let before = read()?;
     std::thread::sleep(WATCHED);
