@@ -18,8 +18,8 @@
 //! | per table: its new key rows, then its new value rows; first those in the wide form | see below |
 //!
 //! The rows of one form lie as their codes `[rows, code bytes]` and then their scales `[rows]`. All numbers
-//! are little-endian. Varints have seven bits per byte, lowest first, the eighth bit on all but the last, at
-//! most five bytes. The rows of the window carry no positions: row `i` of a table is position `N - W + i`
+//! are little-endian. Varints have seven bits per byte, lowest first, the eighth bit on all but the last, and
+//! as few bytes as the number needs. The rows of the window carry no positions: row `i` of a table is position `N - W + i`
 //! for `i < W`. Nothing about a row depends on when it is shipped.
 
 #![forbid(unsafe_code)]

@@ -9,7 +9,7 @@ pub(crate) fn write(out: &mut Vec<u8>, mut value: u32) {
     out.push(value as u8);
 }
 
-/// Takes a number off the front; `None` if it is cut, longer than five bytes or above `u32::MAX`.
+/// Takes a number off the front; `None` if it is cut, longer than it need be or above `u32::MAX`.
 pub(crate) fn read(bytes: &mut &[u8]) -> Option<u32> {
     let mut value = 0u64;
     for index in 0..5 {
@@ -17,7 +17,9 @@ pub(crate) fn read(bytes: &mut &[u8]) -> Option<u32> {
         *bytes = rest;
         value |= u64::from(byte & 0x7f) << (7 * index);
         if byte < 0x80 {
-            return u32::try_from(value).ok();
+            // Each number has one form, so that what is accepted is what a sender would have written.
+            let is_shortest = byte != 0 || index == 0;
+            return u32::try_from(value).ok().filter(|_| is_shortest);
         }
     }
     None
@@ -38,5 +40,8 @@ mod tests {
         }
         assert_eq!(read(&mut &[0x80, 0x80, 0x80, 0x80, 0x80, 0][..]), None);
         assert_eq!(read(&mut &[0xff, 0xff, 0xff, 0xff, 0x7f][..]), None);
+        // Zero, and 127, in more bytes than they need.
+        assert_eq!(read(&mut &[0x80, 0][..]), None);
+        assert_eq!(read(&mut &[0xff, 0x80, 0][..]), None);
     }
 }
