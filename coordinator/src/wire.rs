@@ -251,7 +251,7 @@ pub(crate) fn decode_event(
         Some(Event::Tokens(tokens)) => Ok(DecodeEvent::Tokens(tokens.tokens)),
         Some(Event::Done(done)) => {
             let reason = finish_reason(done.reason);
-            let reason = reason.ok_or_else(|| protocol("it ended without a reason"))?;
+            let reason = reason.ok_or_else(|| protocol("it ended without a reason of its own"))?;
             Ok(DecodeEvent::Done(reason))
         }
     }
@@ -275,7 +275,16 @@ pub(crate) fn prefill_event(event: worker::PrefillEvent) -> Result<PrefillEvent,
     match event.event {
         None => Err(protocol("it sent an empty event")),
         Some(Event::FirstToken(first)) => {
-            let finish = finish_reason(first.finish);
+            let finish = match first.finish() {
+                FinishReason::Unspecified if first.finish == 0 => None,
+                _ => {
+                    let reason = finish_reason(first.finish);
+                    Some(
+                        reason
+                            .ok_or_else(|| protocol("it ended for a reason that is not its own"))?,
+                    )
+                }
+            };
             let token = first
                 .token
                 .ok_or_else(|| protocol("its first token is empty"))?;
@@ -285,10 +294,11 @@ pub(crate) fn prefill_event(event: worker::PrefillEvent) -> Result<PrefillEvent,
     }
 }
 
-/// A reason of this release.
+/// A reason for which workers end answers. Stop strings and the end of the context are the coordinator's own.
 fn finish_reason(reason: i32) -> Option<FinishReason> {
+    use FinishReason::{EndOfText, MaxTokens, StopToken};
     let known = FinishReason::try_from(reason).ok();
-    known.filter(|&reason| reason != FinishReason::Unspecified)
+    known.filter(|reason| matches!(reason, EndOfText | StopToken | MaxTokens))
 }
 
 #[cfg(test)]
@@ -409,10 +419,26 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_a_reason_is_refused() {
-        let done = worker::DecodeDone::default();
-        let event = Some(worker::decode_event::Event::Done(done));
-        assert!(decode_event(worker::DecodeEvent { event }, "a:1").is_err());
+    fn an_end_without_a_reason_that_workers_have_is_refused() {
+        // Found by the fuzz target `events`: a client was told of a stop string that it had not asked for.
+        let strange = [
+            FinishReason::StopString as i32,
+            FinishReason::Context as i32,
+            99,
+        ];
+        for reason in strange.into_iter().chain([0]) {
+            let done = worker::DecodeDone { reason };
+            let event = Some(worker::decode_event::Event::Done(done));
+            assert!(decode_event(worker::DecodeEvent { event }, "a:1").is_err());
+        }
+        for finish in strange {
+            let first = worker::FirstToken {
+                token: Some(lava_proto::v1::Token::default()),
+                finish,
+            };
+            let event = Some(worker::prefill_event::Event::FirstToken(first));
+            assert!(prefill_event(worker::PrefillEvent { event }).is_err());
+        }
         assert!(decode_event(worker::DecodeEvent { event: None }, "a:1").is_err());
         assert!(prefill_event(worker::PrefillEvent { event: None }).is_err());
     }
