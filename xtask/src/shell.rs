@@ -25,6 +25,17 @@ pub(crate) fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cargo = Command::new(program);
     cargo.current_dir(root());
+    // What the cargo that runs us says of our own crate. Build scripts (ring's) run again where they find other values, and with them
+    // nearly everything would be built again whenever `cargo test` follows a `cargo xtask`, and the other way round.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|begin| name.starts_with(begin))
+        {
+            cargo.env_remove(name);
+        }
+    }
     if std::env::var_os("PROTOC").is_none() {
         // Where the crate has none for this machine, one on PATH may still do.
         if let Ok(protoc) = protoc_bin_vendored::protoc_bin_path() {
