@@ -48,6 +48,9 @@ mod status;
 
 mod metrics;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use config::{
     Config, DefaultsConfig, DrainConfig, LimitsConfig, ListenConfig, PlacementConfig, Plan,
     RetryConfig, WorkersConfig,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::{shell, tidy};
+use crate::{fuzz, shell, tidy};
 
 struct Stage {
     name: &'static str,
@@ -14,7 +14,7 @@ struct Stage {
 
 /// Budgets are for a machine with two cores and nothing built. The stage `cuda` builds what all others use, too; where
 /// that is there it takes two minutes.
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 7] = [
     Stage {
         name: "needs",
         budget_minutes: 1,
@@ -44,6 +44,11 @@ const STAGES: [Stage; 6] = [
         name: "test",
         budget_minutes: 20,
         run: test,
+    },
+    Stage {
+        name: "fuzz",
+        budget_minutes: 3,
+        run: fuzz::ci,
     },
 ];
 

@@ -1,5 +1,5 @@
-//! The one door for developers: `cargo xtask demo | cluster | bench | soak | faults | quality | performance | test | ci |
-//! tidy | codegen | golden | cuda | gpu`. It runs cargo and the `lava` binary and uses none of our crates.
+//! The one door for developers: `cargo xtask demo | cluster | bench | soak | faults | quality | performance | test |
+//! fuzz | ci | tidy | codegen | golden | cuda | gpu`. It runs cargo and the `lava` binary and uses none of our crates.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -13,6 +13,7 @@ mod cuda;
 mod demo;
 mod document;
 mod faults;
+mod fuzz;
 mod gpu;
 mod http;
 mod models;
@@ -61,7 +62,9 @@ enum Verb {
         #[arg(last = true)]
         extra: Vec<String>,
     },
-    /// Format, lints, tidy, then the tests: what CI runs.
+    /// Look for inputs that break what must hold of everything that a stranger can send.
+    Fuzz(fuzz::Options),
+    /// Format, lints, tidy, then the tests and some fuzzing: what CI runs.
     Ci,
     /// Check the rules of the repository.
     Tidy,
@@ -86,6 +89,11 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    if let Some(mut compiler) = fuzz::wrapped() {
+        let status = compiler.status();
+        let code = status.ok().and_then(|status| status.code());
+        return code.map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8));
+    }
     let result = match Cli::parse().verb {
         Verb::Demo { extra } => demo::run(&extra),
         Verb::Cluster(options) => cluster::run(&options),
@@ -93,6 +101,7 @@ fn main() -> ExitCode {
         Verb::Soak(options) => soak::run(&options),
         Verb::Faults(options) => faults::run(&options),
         Verb::Test { extra } => test(&extra),
+        Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Ci => ci::run(),
         Verb::Tidy => tidy::run(),
         Verb::Codegen => codegen::run(),

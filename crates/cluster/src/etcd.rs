@@ -9,7 +9,7 @@
 // In reading order.
 mod config;
 
-mod record;
+pub(crate) mod record;
 
 mod session;
 

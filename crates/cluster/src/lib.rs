@@ -21,6 +21,9 @@ mod metrics;
 
 mod etcd;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use etcd::{EtcdConfig, EtcdPlan};
 pub use metrics::ClusterMetrics;
 pub use record::{Members, WorkerRecord};

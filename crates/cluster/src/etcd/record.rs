@@ -13,7 +13,7 @@ struct Value {
 
 /// What somebody else wrote under our prefix.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum UnreadableRecord {
+pub(crate) enum UnreadableRecord {
     #[error("the key is not UTF-8")]
     Key,
     #[error("the value is not a record: {0}")]
@@ -21,16 +21,16 @@ pub(super) enum UnreadableRecord {
 }
 
 /// What every key begins with.
-pub(super) fn folder(prefix: &str) -> String {
+pub(crate) fn folder(prefix: &str) -> String {
     format!("{prefix}/workers/")
 }
 
 /// The id of the worker that the key stands for.
-pub(super) fn worker<'k>(folder: &str, key: &'k [u8]) -> Option<&'k str> {
+pub(crate) fn worker<'k>(folder: &str, key: &'k [u8]) -> Option<&'k str> {
     std::str::from_utf8(key.strip_prefix(folder.as_bytes())?).ok()
 }
 
-pub(super) fn encode(address: &str, incarnation: u64) -> String {
+pub(crate) fn encode(address: &str, incarnation: u64) -> String {
     let value = Value {
         address: address.to_owned(),
         incarnation,
@@ -38,7 +38,7 @@ pub(super) fn encode(address: &str, incarnation: u64) -> String {
     serde_json::to_string(&value).expect("a string and a number are JSON")
 }
 
-pub(super) fn decode(
+pub(crate) fn decode(
     folder: &str,
     key: &[u8],
     value: &[u8],
