@@ -20,7 +20,7 @@ pub(crate) struct Fleet {
     running: BTreeMap<String, Process>,
     /// Where each coordinator listens, also while it is down.
     coordinators: BTreeMap<String, SocketAddr>,
-    /// More settings of workers, `key=value` by role.
+    /// More settings of workers, `key=value` by role or name.
     settings: BTreeMap<&'static str, Vec<String>>,
     /// Processes started so far, so that each has a log of its own.
     started: usize,
@@ -33,7 +33,8 @@ impl Fleet {
         Fleet::with(&[]).await
     }
 
-    /// As [`start`](Self::start), with settings of one role each: `("decode", "decode.slots_max=2")`.
+    /// As [`start`](Self::start), with settings of one role each: `("decode", "decode.slots_max=2")`; or of one process:
+    /// `("decode-1", "model.path=...")`.
     pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Fleet {
         let mut fleet = Fleet {
             etcd: Etcd::start(1).await,
@@ -198,7 +199,7 @@ impl Fleet {
         };
         push_settings(&mut arguments, &[&format!("listen.address=\"{address}\"")]);
         for (of_role, settings) in &self.settings {
-            if *of_role == role {
+            if *of_role == role || *of_role == name {
                 let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
                 push_settings(&mut arguments, &settings);
             }

@@ -14,6 +14,7 @@ mod coordinators;
 mod eval;
 mod fleet;
 mod full_disk;
+mod hand_off;
 mod lanes;
 mod load;
 mod policies;

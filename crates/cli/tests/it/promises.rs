@@ -1,5 +1,6 @@
 //! What docs/promises.md says of faults, with real processes and a real etcd. Each test is named after its row.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use lava_proto::v1;
 use lava_proto::v1::generate_request::BudgetForm;
 use lava_proto::v1::inference_client::InferenceClient;
+use lava_test_support::{HfDtype, ToyModel};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -463,5 +465,141 @@ async fn promise_14_a_drained_worker_serves_what_it_has_within_its_limit_and_the
         fleet.restart(&name);
         fleet.workers_ready("decode", 2);
     }
+    fleet.idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_12_workers_of_other_models_or_row_formats_are_never_paired() {
+    let folder = tempfile::tempdir().unwrap();
+    ToyModel::default()
+        .write_hf(folder.path(), HfDtype::F32, 1)
+        .unwrap();
+    // Another model under the same name.
+    let toy = format!("model.path={:?}", folder.path().display().to_string());
+    let mut fleet = Fleet::with(&[
+        ("decode-1", &toy),
+        ("decode-0", "model.row_formats=[\"int4\", \"f16\"]"),
+    ])
+    .await;
+    let mut client = fleet.client().await;
+    for index in 0..6 {
+        let answer = ask(&mut client, request(30 + index, 3, 64)).await.unwrap();
+        assert_eq!(answer.transfer().recomputes, 0);
+    }
+    let no_format = v1::GenerateRequest {
+        row_format: "int8".into(),
+        ..request(30, 3, 64)
+    };
+    let refused = ask(&mut client, no_format).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("row format int8"), "{refused}");
+    let asked = |fleet: &Fleet, name: &str| {
+        let of = |series| fleet.process(name).metric(series).unwrap();
+        of("lava_decode_reserved_total") + of("lava_decode_refused_total")
+    };
+    assert_eq!(
+        (asked(&fleet, "decode-0"), asked(&fleet, "decode-1")),
+        (6.0, 0.0)
+    );
+
+    // Without its match nobody is asked for anything.
+    fleet.kill("decode-0");
+    fleet.workers_ready("decode", 1);
+    let prefilled = fleet.metric("lava_prefill_prompt_tokens_total");
+    let refused = ask(&mut client, request(30, 3, 64)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(
+        refused
+            .message()
+            .contains("has the fingerprint of a ready decode worker"),
+        "{refused}"
+    );
+    assert_eq!(asked(&fleet, "decode-1"), 0.0);
+    assert_eq!(fleet.metric("lava_prefill_prompt_tokens_total"), prefilled);
+    assert_eq!(fleet.metric("lava_prefill_refused_total"), 0.0);
+    fleet.idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_15_ports_are_found_by_registration_and_idle_connections_live() {
+    // Every worker of a fleet listens on port 0 and is found by its record alone.
+    let fleet = Fleet::with(&[("coordinator", "workers.keep_alive_ms=200")]).await;
+    let ports: BTreeSet<String> = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
+        .iter()
+        .map(|name| fleet.process(name).address())
+        .collect();
+    assert_eq!(ports.len(), 4, "{ports:?}");
+    assert!(
+        ports.iter().all(|address| !address.ends_with(":0")),
+        "{ports:?}"
+    );
+    let mut client = fleet.client().await;
+    ask(&mut client, request(40, 4, 64)).await.unwrap();
+    // Ten times as long as a connection may be silent.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let answer = ask(&mut client, request(40, 4, 64)).await.unwrap();
+    assert_eq!(answer.transfer().recomputes, 0);
+    assert_eq!(fleet.metric("lava_coordinator_recomputes_total"), 0.0);
+    fleet.workers_ready("prefill", 2);
+    fleet.workers_ready("decode", 2);
+
+    // A link that dies in silence is noticed: its worker is frozen, and still holds the connection.
+    let mut stream = client
+        .generate(request(60, 300, 128))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut answer = Answer::default();
+    answer.read(&mut stream, 4).await.unwrap();
+    let frozen = fleet
+        .busy("decode", "lava_decode_slots")
+        .expect("it decodes");
+    fleet.process(&frozen).signal("STOP");
+    let began = Instant::now();
+    let more = answer.tokens.len() + 8;
+    answer.read(&mut stream, more).await.unwrap();
+    println!("a dead connection was noticed after {:?}", began.elapsed());
+    answer.read(&mut stream, usize::MAX).await.unwrap();
+    assert_eq!(answer.tokens.len(), 300);
+    fleet.process(&frozen).signal("CONT");
+    fleet.idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_16_a_recompute_is_counted_and_shown_and_there_is_none_without_a_fault() {
+    let mut fleet = Fleet::start().await;
+    let mut client = fleet.client().await;
+    let recomputes = |fleet: &Fleet| fleet.metric("lava_coordinator_recomputes_total");
+    let received = |fleet: &Fleet| fleet.metric("lava_decode_received_bytes_total");
+    let mut shipped = 0;
+    for index in 0..3 {
+        let answer = ask(&mut client, request(100 + 50 * index, 6, 64))
+            .await
+            .unwrap();
+        let t = answer.transfer();
+        assert_eq!(t.recomputes, 0);
+        assert!(t.shipped_bytes > 0 && t.rows_kept > 0, "{t:?}");
+        shipped += t.shipped_bytes;
+        // The answer's cache came over the link; nobody computed it on the decode side.
+        assert_eq!(received(&fleet), shipped as f64);
+    }
+    assert_eq!(recomputes(&fleet), 0.0);
+    assert_eq!(fleet.metric("lava_prefill_completed_total"), 3.0);
+
+    let mut stream = client
+        .generate(request(100, 200, 64))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut answer = Answer::default();
+    answer.read(&mut stream, 8).await.unwrap();
+    let victim = fleet
+        .busy("decode", "lava_decode_slots")
+        .expect("it decodes");
+    fleet.kill(&victim);
+    answer.read(&mut stream, usize::MAX).await.unwrap();
+    assert_eq!(answer.tokens.len(), 200);
+    assert_eq!(answer.transfer().recomputes, 1);
+    assert_eq!(recomputes(&fleet), 1.0);
     fleet.idle();
 }
