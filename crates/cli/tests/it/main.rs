@@ -17,6 +17,7 @@ mod full_disk;
 mod hand_off;
 mod lanes;
 mod load;
+mod pairing;
 mod policies;
 mod promises;
 mod simulated;
