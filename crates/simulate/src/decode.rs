@@ -186,7 +186,9 @@ impl Decode for DecodeService {
         }
         let pages = attempt.pages_max(self.memory.page_bytes) as u64;
         let reservation = self.memory.reserve(pages)?;
-        self.dice.meet(FaultStage::Accept).await?;
+        self.dice
+            .meet_until(attempt.deadline, FaultStage::Accept, Stage::Reserved)
+            .await?;
         let mut ticket = Ticket([0; 16]);
         let stopped = |_| Refusal::Stopped {
             part: "random generator",

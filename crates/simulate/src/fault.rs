@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lava_node::ConfigError;
+use lava_worker::{Refusal, Stage};
 use serde::Deserialize;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -158,6 +159,20 @@ impl Dice {
         self.go_through(self.throw(stage)).await
     }
 
+    /// The same, until a deadline: whoever called may be out of reach, so that nobody else ends it.
+    ///
+    /// # Errors
+    /// The fault's, or that the deadline has passed.
+    pub(crate) async fn meet_until(
+        &self,
+        deadline: Instant,
+        at: FaultStage,
+        stage: Stage,
+    ) -> Result<(), Status> {
+        let late = |_| Status::from(Refusal::Deadline { stage });
+        timeout_at(deadline, self.meet(at)).await.map_err(late)?
+    }
+
     /// What is stalled, and what is left of a worker that has vanished, never ends by itself.
     ///
     /// # Errors
@@ -219,6 +234,19 @@ mod tests {
         assert!(first != throws(2, "a") && first != throws(1, "b"));
         let dice = Dice::new(1, Role::Decode, "a", &faults, Default::default());
         assert_eq!(dice.throw(FaultStage::Prefill), None, "of the other role");
+    }
+
+    /// Found by seed 722 of tests/seeds: a worker that stalls as it lets a prompt in, and whose coordinator the network has cut off,
+    /// kept the prompt's place in the queue long after the request's time was up.
+    #[tokio::test]
+    async fn what_stalls_as_it_comes_in_ends_at_its_deadline() {
+        let faults = [fault(FaultStage::Accept, FaultKind::Stall, 1.0)];
+        let dice = Dice::new(1, Role::Prefill, "a", &faults);
+        let deadline = Instant::now() + Duration::from_millis(20);
+        let met = dice.meet_until(deadline, FaultStage::Accept, Stage::Queue);
+        let status = met.await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        assert!(Instant::now() >= deadline);
     }
 
     #[test]

@@ -157,7 +157,9 @@ impl Prefill for PrefillService {
         let blocks = BlockName::of_prompt(&prompt, BLOCK_TOKENS);
         let missing = tokens - lock(&self.kept).count(&blocks) * BLOCK_TOKENS;
         let place = self.busy.enter(missing, self.prefill.queue_max)?;
-        self.dice.meet(FaultStage::Accept).await?;
+        self.dice
+            .meet_until(attempt.deadline, FaultStage::Accept, Stage::Queue)
+            .await?;
         let (events, stream) = mpsc::channel(EVENTS_MAX);
         let job = Job {
             attempt,
