@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lava_node::{Planted, World};
 use lava_proto::MESSAGE_BYTES_MAX;
 use lava_proto::v1::GenerateResponse;
 use lava_proto::worker;
@@ -49,6 +50,7 @@ pub(crate) struct Request {
     pub(crate) retry_budget: RetryBudget,
     /// Spreads the pauses between attempts.
     pub(crate) seed: u64,
+    pub(crate) world: World,
     pub(crate) roster: Roster,
     pub(crate) metrics: CoordinatorMetrics,
     /// Cancelled when the drain's time is up.
@@ -73,12 +75,14 @@ pub(crate) async fn drive(
         capped: order.capped,
         end_of_text: Arc::clone(&order.end_of_text),
         stop_token_ids: Arc::clone(&order.stop_token_ids),
+        begins_whole_again: request.world.planted(Planted::RetryAfterLastToken),
     });
     let mut driver = Driver {
         choice,
         flight,
         answer,
         attempt: None,
+        first_ticket: None,
         stats_late: None,
         pause: None,
         heard: Instant::now(),
@@ -114,6 +118,8 @@ struct Driver {
     flight: Flight,
     answer: Answer,
     attempt: Option<Attempt>,
+    /// Of the first attempt.
+    first_ticket: Option<Ticket>,
     /// The attempt whose statistics are awaited, and until when.
     stats_late: Option<(u32, Instant)>,
     /// The attempt that waits for its next step, and until when.
@@ -196,7 +202,11 @@ impl Driver {
                 }
             }
             Action::DropAttempt => {
-                self.attempt = None;
+                let forgets = self.request.world.planted(Planted::ForgottenRelease);
+                match self.attempt.take() {
+                    Some(attempt) if forgets && attempt.is_half_way() => std::mem::forget(attempt),
+                    attempt => drop(attempt),
+                }
                 self.stats_late = None;
             }
             Action::AwaitStats { attempt } => {
@@ -291,6 +301,9 @@ impl Driver {
     }
 
     fn open_prefill(&mut self, number: u32, ticket: Ticket, link_address: String) {
+        let first = *self.first_ticket.get_or_insert(ticket);
+        let reuses = self.request.world.planted(Planted::ReusedTicket);
+        let ticket = if reuses { first } else { ticket };
         let message = self.parts(number).prefill_request(ticket, link_address);
         let attempt = open_attempt(&mut self.attempt, number);
         let mut client = PrefillClient::new(attempt.prefill_channel.clone())
@@ -388,6 +401,10 @@ impl Driver {
 }
 
 impl Attempt {
+    fn is_half_way(&self) -> bool {
+        self.prefill.is_some() && self.decode.is_some()
+    }
+
     /// Waits for an event of either worker.
     async fn event(&mut self, wants_decode: bool) -> Event {
         let attempt = self.number;

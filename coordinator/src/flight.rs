@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) end_of_text: Arc<[u32]>,
     /// Ids that end the answer with `STOP_TOKEN`.
     pub(crate) stop_token_ids: Arc<[u32]>,
+    /// A mistake that simulations plant: see [`lava_node::Planted::RetryAfterLastToken`].
+    pub(crate) begins_whole_again: bool,
 }
 
 /// What is done about faults.
@@ -510,7 +512,9 @@ impl Flight {
 
     /// A call of this attempt ended badly: the next attempt, if there is one.
     fn fail(&mut self, failure: WorkerFailure) -> Vec<Action> {
-        if let Some(reason) = self.whole() {
+        if let Some(reason) = self.whole()
+            && !self.plan.begins_whole_again
+        {
             return self.answered(reason);
         }
         let number = self.attempt.number + 1;

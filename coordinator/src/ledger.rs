@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lava_prefix::BlockName;
+use prometheus_client::metrics::gauge::Gauge;
 
 use crate::placement::Claimed;
 use crate::prefixes::PrefixIndex;
@@ -33,6 +34,8 @@ pub(crate) struct Claim {
 
 #[derive(Debug, Default)]
 pub(crate) struct Book {
+    /// Shows how many entries there are.
+    claims: Gauge,
     /// Probes begun.
     probes: u64,
     next_number: u64,
@@ -65,6 +68,17 @@ enum Stage {
 }
 
 impl Ledger {
+    /// An empty one, whose length `claims` shows.
+    pub(crate) fn new(claims: Gauge) -> Ledger {
+        let book = Book {
+            claims,
+            ..Book::default()
+        };
+        Ledger {
+            book: Arc::new(Mutex::new(book)),
+        }
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Book> {
         // Nothing that holds the lock panics half way, so a poisoned book is whole.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
@@ -187,6 +201,7 @@ impl Book {
         add(&mut self.totals, worker, entry.counts());
         let entries = self.entries.entry(worker.clone()).or_default();
         entries.insert(number, entry);
+        self.claims.inc();
         number
     }
 
@@ -243,6 +258,7 @@ impl Book {
             None => {
                 let blocks = Arc::clone(&entry.blocks);
                 entries.remove(&number);
+                self.claims.dec();
                 if entries.is_empty() {
                     self.entries.remove(worker);
                 }

@@ -58,4 +58,4 @@ pub use config::{
 pub use metrics::CoordinatorMetrics;
 pub use placement::PolicyName;
 pub use process::process;
-pub use run::run;
+pub use run::{run, run_in_world};

@@ -16,6 +16,8 @@ pub struct CoordinatorMetrics {
     pub(crate) flights: Gauge,
     /// Answers still under way a second after their deadline: a bug.
     pub(crate) flights_stuck: Gauge,
+    /// Shares of workers that placed attempts hold, and of ended ones those that the workers' loads may still show.
+    pub(crate) claims: Gauge,
     /// Requests that were taken in, by how they ended.
     pub(crate) requests: Family<RequestLabels, Counter>,
     /// Requests that got no whole answer, by reason.
@@ -80,6 +82,7 @@ impl CoordinatorMetrics {
         let new = CoordinatorMetrics {
             flights: Gauge::default(),
             flights_stuck: Gauge::default(),
+            claims: Gauge::default(),
             requests: Family::default(),
             refusals: Family::default(),
             attempts: Counter::default(),
@@ -97,6 +100,11 @@ impl CoordinatorMetrics {
             "flights_stuck",
             "Answers under way a second after their deadline",
             new.flights_stuck.clone(),
+        );
+        list.register(
+            "claims",
+            "Shares of workers that attempts hold, or held since the last probe",
+            new.claims.clone(),
         );
         list.register(
             "requests",

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lava_cluster::{Following, Members, Registry, WorkerRecord};
-use lava_node::{Health, supervise};
+use lava_node::{Health, World, supervise};
 use lava_prefix::Changes;
 use lava_proto::MESSAGE_BYTES_MAX;
 use lava_proto::worker::worker_client::WorkerClient;
@@ -92,6 +92,7 @@ impl Roster {
     /// Begins to follow a registry, in a task whose bad end makes `health` fail.
     pub(crate) fn follow(
         registry: &Registry,
+        world: &World,
         settings: Workers,
         plan: PlacementPlan,
         metrics: &CoordinatorMetrics,
@@ -99,9 +100,10 @@ impl Roster {
     ) -> Roster {
         let (published, seen) = watch::channel(Arc::default());
         let (suspects, suspected) = mpsc::channel(SUSPECTS_MAX);
-        let ledger = Ledger::default();
+        let ledger = Ledger::new(metrics.claims.clone());
         let breakers = Arc::new(Mutex::new(Breakers::new(plan.breaking)));
         let follower = Follower {
+            world: world.clone(),
             settings,
             ledger: ledger.clone(),
             breakers: Arc::clone(&breakers),
@@ -224,6 +226,7 @@ impl Roster {
 
 /// The task's own state.
 struct Follower {
+    world: World,
     settings: Workers,
     ledger: Ledger,
     breakers: Arc<Mutex<Breakers>>,
@@ -296,6 +299,8 @@ impl Follower {
         self.set_members(&following.members());
         loop {
             tokio::select! {
+                // What is first when several are ready follows from no chance. None of them is ready for long.
+                biased;
                 () = following.changed() => {
                     self.set_members(&following.members());
                     self.probe(|_| true);
@@ -344,7 +349,7 @@ impl Follower {
                 followed.record = record.clone();
                 continue;
             }
-            match followed(record, &self.settings) {
+            match followed(record, &self.settings, &self.world) {
                 Ok(followed) => {
                     self.members.insert(member.clone(), followed);
                 }
@@ -453,8 +458,9 @@ impl Follower {
             Some(TextState::Failed { .. }) | None => {}
         }
         let failed_before = self.texts.insert(digest, TextState::Fetching).is_some();
+        let world = self.world.clone();
         self.jobs.spawn(async move {
-            let result = fetch(digest, control).await;
+            let result = fetch(digest, control, &world).await;
             if let (Err(error), false) = (&result, failed_before) {
                 tracing::warn!(%error, "a model's text files cannot be used");
             }
@@ -553,6 +559,7 @@ impl Followed {
 fn followed(
     record: &WorkerRecord,
     settings: &Workers,
+    world: &World,
 ) -> Result<Followed, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{}", record.address))?
         .connect_timeout(settings.connect_timeout)
@@ -568,14 +575,18 @@ fn followed(
     Ok(Followed {
         record: record.clone(),
         lapsed: false,
-        control: endpoint.connect_lazy(),
-        calls: calls.connect_lazy(),
+        control: world.channel(&endpoint),
+        calls: world.channel(&calls),
         probing: false,
         state: MemberState::New,
     })
 }
 
-async fn fetch(digest: TextDigest, control: Channel) -> Result<Arc<Text>, TextsError> {
+async fn fetch(
+    digest: TextDigest,
+    control: Channel,
+    world: &World,
+) -> Result<Arc<Text>, TextsError> {
     let mut client = WorkerClient::new(control).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let call = timeout(
         TEXT_FILES_TIMEOUT,
@@ -585,8 +596,7 @@ async fn fetch(digest: TextDigest, control: Channel) -> Result<Arc<Text>, TextsE
         Ok(files) => files.map_err(Box::new)?.into_inner(),
         Err(_) => return Err(TextsError::Late),
     };
-    let built =
-        tokio::task::spawn_blocking(move || Text::new(&files.content, digest).map(Arc::new));
+    let built = world.blocking(move || Text::new(&files.content, digest).map(Arc::new));
     // A tokenizer that panics the library is the worker's fault, not the end of this task.
     built.await.map_err(|_| TextsError::Panicked)?
 }

@@ -1,19 +1,22 @@
 //! The coordinator as a whole: from a listener to the end of the last answer.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use lava_cluster::Registry;
-use lava_node::{Health, Shutdown, supervise};
+use lava_node::{Health, Shutdown, World, supervise};
 use lava_proto::v1::inference_server::{InferenceServer, SERVICE_NAME};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 
 use crate::config::Plan;
 use crate::metrics::CoordinatorMetrics;
@@ -46,7 +49,35 @@ pub async fn run(
     health: Health,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let roster = Roster::follow(&registry, plan.workers, plan.placement, &metrics, &health);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let world = World::default();
+    run_in_world(world, plan, registry, incoming, metrics, health, shutdown).await
+}
+
+/// [`run`] with the connections of another world, both those to workers and those that come in.
+///
+/// # Errors
+/// What brings the connections broke.
+pub async fn run_in_world<S>(
+    world: World,
+    plan: Plan,
+    registry: Registry,
+    incoming: impl Stream<Item = io::Result<S>> + Send + 'static,
+    metrics: CoordinatorMetrics,
+    health: Health,
+    shutdown: Shutdown,
+) -> anyhow::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let roster = Roster::follow(
+        &registry,
+        &world,
+        plan.workers,
+        plan.placement,
+        &metrics,
+        &health,
+    );
     let flights_max = plan.limits.flights_max;
     let flights = Arc::new(Semaphore::new(flights_max as usize));
     let drained = CancellationToken::new();
@@ -55,6 +86,7 @@ pub async fn run(
     let message_bytes_max = plan.message_bytes_max;
     let retry_budget = RetryBudget::new(plan.retry_percent, flights_max);
     let service = InferenceServer::new(Service {
+        world,
         plan,
         roster,
         retry_budget,
@@ -65,7 +97,6 @@ pub async fn run(
     })
     .max_decoding_message_size(message_bytes_max);
 
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     let server = Server::builder()
@@ -82,6 +113,7 @@ pub async fn run(
     let mut server = AbortOnDropHandle::new(server);
 
     tokio::select! {
+        biased;
         () = shutdown.triggered() => {}
         _ = &mut server => bail!("the gRPC server ended before the shutdown"),
     }

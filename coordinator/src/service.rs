@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use lava_node::{Held, Shutdown};
+use lava_node::{Held, Shutdown, World};
 use lava_proto::v1::inference_server::Inference;
 use lava_proto::v1::{self, GenerateResponse};
 use lava_text::date;
@@ -38,6 +38,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// The public service.
 #[derive(Debug)]
 pub(crate) struct Service {
+    pub(crate) world: World,
     pub(crate) plan: Plan,
     pub(crate) roster: Roster,
     pub(crate) retry_budget: RetryBudget,
@@ -109,7 +110,7 @@ impl Inference for Service {
             // Counts like an answer: a large text keeps a thread busy.
             let permit = self.permits(1)?;
             let (_, text) = self.model(&request.model)?;
-            ids(text, prompt_form(request.prompt)?, permit).await
+            ids(&self.world, text, prompt_form(request.prompt)?, permit).await
         };
         match ids.await {
             Ok((ids, _permit)) => Ok(Response::new(v1::TokenizeResponse { ids })),
@@ -128,14 +129,14 @@ impl Service {
         if self.shutdown.is_triggered() {
             return Err(Refusal::Draining);
         }
-        let id = RequestId::of(metadata, random()?);
+        let id = RequestId::of(metadata, self.random()?);
         let deadline = began + time_allowed(metadata, &self.plan.deadlines)?;
         let name = message.model.clone();
         let (prompt, asked) = Asked::new(message, &self.plan.limits, &self.plan.defaults)?;
         let permit = self.permits(asked.choices)?;
         let (served, text) = self.model(&name)?;
-        let (prompt, permit) = ids(Arc::clone(&text), prompt, permit).await?;
-        let order = asked.of_model(served.model, prompt, random()?)?;
+        let (prompt, permit) = ids(&self.world, Arc::clone(&text), prompt, permit).await?;
+        let order = asked.of_model(served.model, prompt, self.random()?)?;
         let messages_max = self.plan.limits.answer_messages_max;
         // One place is kept for the status of a request that ends without an answer.
         let (client, messages) = mpsc::channel(messages_max + 1);
@@ -149,7 +150,8 @@ impl Service {
             deadline,
             retry: self.plan.retry,
             retry_budget: self.retry_budget.clone(),
-            seed: random()?,
+            seed: self.random()?,
+            world: self.world.clone(),
             roster: self.roster.clone(),
             metrics: self.metrics.clone(),
             drained: self.drained.clone(),
@@ -174,6 +176,11 @@ impl Service {
         let value = value.map_err(|_| Refusal::Bug("a request id is no header value"))?;
         response.metadata_mut().insert(HEADER, value);
         Ok(response)
+    }
+
+    fn random(&self) -> Result<u64, Refusal> {
+        let number = self.world.random();
+        number.map_err(|_| Refusal::Bug("the system gives no random numbers"))
     }
 
     fn permits(&self, count: u32) -> Result<OwnedSemaphorePermit, Refusal> {
@@ -216,6 +223,7 @@ async fn follow(
     let mut stuck = None;
     loop {
         tokio::select! {
+            biased;
             ended = flights.join_next() => match ended {
                 None => return Ok(()),
                 Some(Ok(result)) => result?,
@@ -232,6 +240,7 @@ async fn follow(
 /// The ids of a prompt, on a thread that may block: a large text takes a while. The permit goes there
 /// too, so that clients that leave at once cannot pile up work.
 async fn ids(
+    world: &World,
     text: Arc<Text>,
     form: PromptForm,
     permit: OwnedSemaphorePermit,
@@ -241,14 +250,11 @@ async fn ids(
     }
     let today = date(SystemTime::now());
     let work = move || (text.ids(form, &today), permit);
-    let (ids, permit) = tokio::task::spawn_blocking(work)
+    let (ids, permit) = world
+        .blocking(work)
         .await
         .map_err(|_| Refusal::Bug("the tokenizer panicked"))?;
     Ok((ids.map_err(Invalid::from)?, permit))
-}
-
-fn random() -> Result<u64, Refusal> {
-    getrandom::u64().map_err(|_| Refusal::Bug("the system gives no random numbers"))
 }
 
 fn model_message(served: &Served, seen: &Seen) -> v1::Model {

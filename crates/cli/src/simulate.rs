@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use lava_cluster::EtcdConfig;
 use lava_node::{Health, HttpConfig, Shutdown, TelemetryConfig, config};
-use lava_simulate::{Ended, Gauges, Model, Profile, Role, Worker};
+use lava_simulate::{Ended, Gauges, Model, Profile, Role, Watch, Worker};
 use lava_worker::{ListenSection, Membership};
 
 use crate::process::{Process, block_on, worker_id};
@@ -110,9 +110,12 @@ impl SimulatePlan {
             role: self.role,
             model: Arc::clone(&self.model),
             profile: self.profile.clone(),
-            watch: Default::default(),
+            watch: Watch {
+                gauges,
+                ..Watch::default()
+            },
         };
-        let started = worker.spawn_shown(listener, membership, Health::new(), shutdown, gauges);
+        let started = worker.spawn(listener, membership, Health::new(), shutdown);
         started.context("cannot start a worker's thread")
     }
 }

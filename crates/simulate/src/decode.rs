@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lava_kv::{Inbound, Receipt, Ticket};
-use lava_node::Held as Shown;
-use lava_proto::v1::{Token, TransferStats};
+use lava_node::{Held as Shown, Planted, World};
+use lava_proto::v1::{FinishReason, Token, TransferStats};
 use lava_proto::worker::cache_link_server::CacheLink;
 use lava_proto::worker::decode_event::Event;
 use lava_proto::worker::decode_server::Decode;
@@ -42,6 +42,7 @@ const PAUSED_WAIT: Duration = Duration::from_millis(2);
 /// The services; cloning shares them.
 #[derive(Clone, Debug)]
 pub(crate) struct DecodeService {
+    pub(crate) world: World,
     pub(crate) model: Arc<Model>,
     pub(crate) times: DecodeTimes,
     pub(crate) dice: Arc<Dice>,
@@ -88,15 +89,18 @@ pub(crate) struct Slot {
 type Output = mpsc::Sender<Result<DecodeEvent, Status>>;
 
 /// A sequence that makes tokens.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sequence {
     attempt: Attempt,
-    _reservation: Reservation,
+    _reservation: Arc<Reservation>,
     output: Output,
     last: u32,
     /// The first token, which prefill made, included.
     made: usize,
-    sealed: Instant,
+    /// When its cache was here, or its last token out: what is late is late from there.
+    since: Instant,
+    /// All tokens are out.
+    ended: Option<FinishReason>,
     fault: Option<Fault>,
 }
 
@@ -189,11 +193,7 @@ impl Decode for DecodeService {
         self.dice
             .meet_until(attempt.deadline, FaultStage::Accept, Stage::Reserved)
             .await?;
-        let mut ticket = Ticket([0; 16]);
-        let stopped = |_| Refusal::Stopped {
-            part: "random generator",
-        };
-        getrandom::fill(&mut ticket.0).map_err(stopped)?;
+        let ticket = self.ticket()?;
         let (output, events) = mpsc::channel(MESSAGES_MAX);
         send(
             &output,
@@ -249,6 +249,16 @@ impl CacheLink for DecodeService {
 }
 
 impl DecodeService {
+    fn ticket(&self) -> Result<Ticket, Refusal> {
+        let stopped = |_| Refusal::Stopped {
+            part: "random generator",
+        };
+        let high = self.world.random().map_err(stopped)?;
+        let low = self.world.random().map_err(stopped)?;
+        let number = u128::from(high) << 64 | u128::from(low);
+        Ok(Ticket(number.to_be_bytes()))
+    }
+
     /// Ends a slot whose transfer does not come in time.
     fn expire(&self, ticket: Ticket, deadline: Instant) {
         let tickets = Arc::downgrade(&self.tickets);
@@ -284,6 +294,7 @@ impl DecodeService {
         slot.shown = Shown::new(self.memory.gauges.transfers.clone(), 1);
         // Whatever a fault makes of it.
         let filled = tokio::select! {
+            biased;
             filled = timeout_at(slot.attempt.deadline, self.fill(&slot, header, &mut inbox)) => {
                 filled.unwrap_or(Err(Refusal::Deadline { stage }.into()))
             }
@@ -298,13 +309,17 @@ impl DecodeService {
         };
         let sequence = Sequence {
             attempt: slot.attempt,
-            _reservation: slot.reservation,
+            _reservation: Arc::new(slot.reservation),
             output: slot.output,
             last,
             made: 1,
-            sealed: Instant::now(),
+            since: Instant::now(),
+            ended: None,
             fault: self.dice.throw(FaultStage::Decode),
         };
+        if self.world.planted(Planted::DoubleCommit) && sequence.attempt.number > 0 {
+            let _ = self.batch.try_send(sequence.clone());
+        }
         let _ = self.batch.try_send(sequence);
         inbox.receipt(receipt).await;
         Ok(())
@@ -385,7 +400,7 @@ impl DecodeService {
             match fault.kind {
                 // From the second step on.
                 _ if sequence.made == 1 => {}
-                FaultKind::Late if now < sequence.sealed + fault.late => return true,
+                FaultKind::Late if now < sequence.since + fault.late => return true,
                 FaultKind::Late => sequence.fault = None,
                 FaultKind::Stall => return true,
                 FaultKind::Vanish => {
@@ -402,8 +417,12 @@ impl DecodeService {
         if output.capacity() <= LAST_WORDS {
             return true;
         }
+        if let Some(reason) = sequence.ended {
+            send_done(output, reason);
+            return false;
+        }
         if sequence.made == 1 {
-            send(output, Event::FirstStep(first_step(sequence.sealed)));
+            send(output, Event::FirstStep(first_step(sequence.since)));
         }
         let mut tokens = Vec::new();
         let mut finish = None;
@@ -419,15 +438,14 @@ impl DecodeService {
             finish = sequence.attempt.finish(sequence.last, sequence.made);
         }
         send(output, Event::Tokens(Tokens { tokens }));
-        if let Some(reason) = finish {
-            send(
-                output,
-                Event::Done(DecodeDone {
-                    reason: reason.into(),
-                }),
-            );
+        let Some(reason) = finish else { return true };
+        sequence.ended = finish;
+        sequence.since = now;
+        sequence.fault = self.dice.throw(FaultStage::Finish);
+        if sequence.fault.is_none() {
+            send_done(output, reason);
         }
-        finish.is_none()
+        sequence.fault.is_some()
     }
 }
 
@@ -453,6 +471,11 @@ impl Drop for Answer {
     fn drop(&mut self) {
         lock(&self.tickets).remove(&self.ticket);
     }
+}
+
+fn send_done(output: &Output, reason: FinishReason) {
+    let reason = reason.into();
+    send(output, Event::Done(DecodeDone { reason }));
 }
 
 /// To a caller for whom there is room, or who left.

@@ -42,6 +42,8 @@ pub enum FaultStage {
     Transfer,
     /// Tokens are made.
     Decode,
+    /// The last token is out, and its end is not.
+    Finish,
 }
 
 /// What goes wrong.
@@ -79,7 +81,12 @@ impl FaultSection {
                 FaultStage::Prefill,
                 FaultStage::Transfer,
             ],
-            Role::Decode => &[FaultStage::Accept, FaultStage::Transfer, FaultStage::Decode],
+            Role::Decode => &[
+                FaultStage::Accept,
+                FaultStage::Transfer,
+                FaultStage::Decode,
+                FaultStage::Finish,
+            ],
         };
         if !stages.contains(&self.stage) {
             let found = format!("{:?} of {:?}", self.stage, self.role).to_lowercase();
@@ -116,7 +123,7 @@ pub(crate) struct Fault {
 }
 
 impl Dice {
-    /// Workers of other ids have other dice.
+    /// Workers of other ids have other dice. `vanished` is cancelled when the whole worker is to go.
     pub(crate) fn new(
         seed: u64,
         role: Role,
@@ -198,10 +205,6 @@ impl Dice {
     pub(crate) fn vanish(&self) {
         self.vanished.cancel();
     }
-
-    pub(crate) async fn vanished(&self) {
-        self.vanished.cancelled().await;
-    }
 }
 
 #[cfg(test)]
@@ -222,7 +225,13 @@ mod tests {
     fn dice_fall_as_often_as_they_should_and_the_same_way_again() {
         let faults = [fault(FaultStage::Prefill, FaultKind::Stall, 0.25)];
         let throws = |seed, worker| -> Vec<bool> {
-            let dice = Dice::new(seed, Role::Prefill, worker, &faults, Default::default());
+            let dice = Dice::new(
+                seed,
+                Role::Prefill,
+                worker,
+                &faults,
+                CancellationToken::new(),
+            );
             (0..10_000)
                 .map(|_| dice.throw(FaultStage::Prefill).is_some())
                 .collect()
@@ -232,7 +241,7 @@ mod tests {
         assert!((2_300..2_700).contains(&count), "{count}");
         assert!(first == throws(1, "a"));
         assert!(first != throws(2, "a") && first != throws(1, "b"));
-        let dice = Dice::new(1, Role::Decode, "a", &faults, Default::default());
+        let dice = Dice::new(1, Role::Decode, "a", &faults, CancellationToken::new());
         assert_eq!(dice.throw(FaultStage::Prefill), None, "of the other role");
     }
 
@@ -241,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn what_stalls_as_it_comes_in_ends_at_its_deadline() {
         let faults = [fault(FaultStage::Accept, FaultKind::Stall, 1.0)];
-        let dice = Dice::new(1, Role::Prefill, "a", &faults);
+        let dice = Dice::new(1, Role::Prefill, "a", &faults, CancellationToken::new());
         let deadline = Instant::now() + Duration::from_millis(20);
         let met = dice.meet_until(deadline, FaultStage::Accept, Stage::Queue);
         let status = met.await.unwrap_err();
@@ -256,6 +265,7 @@ mod tests {
         assert_eq!(refused(good), Ok(()));
         for bad in [
             fault(FaultStage::Decode, FaultKind::Stall, 0.5),
+            fault(FaultStage::Finish, FaultKind::Stall, 0.5),
             fault(FaultStage::Prefill, FaultKind::Corrupt, 0.5),
         ] {
             assert!(refused(bad).unwrap_err().starts_with("`faults.stage` is "));

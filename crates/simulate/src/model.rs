@@ -84,7 +84,7 @@ impl Model {
 
     /// The token that follows `last`, which is at `position`: as of a model that sees nothing else, so that an answer that goes on
     /// elsewhere is the same.
-    pub(crate) fn next(&self, last: u32, position: usize) -> u32 {
+    pub fn next(&self, last: u32, position: usize) -> u32 {
         let seen = [
             u64::from(last).to_le_bytes(),
             (position as u64).to_le_bytes(),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lava_kv::{Outbound, Ticket};
-use lava_node::Held;
+use lava_node::{Held, World};
 use lava_prefix::{BlockName, KeptBlocks};
 use lava_proto::v1::{FinishReason, Token, TransferStats};
 use lava_proto::worker::prefill_event::Event;
@@ -20,7 +20,6 @@ use tonic::{Request, Response, Status};
 
 use crate::attempt::Attempt;
 use crate::fault::{Dice, FaultKind, FaultStage};
-use crate::gauges::Gauges;
 use crate::model::Model;
 use crate::profile::{PrefillTimes, TransferTimes};
 use crate::rows::Noise;
@@ -37,6 +36,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The service; cloning shares it.
 #[derive(Clone, Debug)]
 pub(crate) struct PrefillService {
+    pub(crate) world: World,
     pub(crate) model: Arc<Model>,
     pub(crate) prefill: PrefillTimes,
     pub(crate) transfer: TransferTimes,
@@ -54,7 +54,6 @@ pub(crate) struct Busy {
     requests: AtomicUsize,
     watch: Watch,
     recent: std::sync::Mutex<RecentTokens>,
-    gauges: Gauges,
 }
 
 /// A place in the queue; freed by drop.
@@ -66,12 +65,11 @@ struct Place {
 }
 
 impl Busy {
-    pub(crate) fn new(watch: Watch, gauges: Gauges) -> Self {
+    pub(crate) fn new(watch: Watch) -> Self {
         Self {
             requests: AtomicUsize::new(0),
             watch,
             recent: RecentTokens::new(Instant::now()).into(),
-            gauges,
         }
     }
 
@@ -95,8 +93,8 @@ impl Busy {
             busy: Arc::clone(self),
             tokens,
             _shown: [
-                Held::new(self.gauges.queue.clone(), 1),
-                Held::new(self.gauges.queue_tokens.clone(), tokens as i64),
+                Held::new(self.watch.gauges.queue.clone(), 1),
+                Held::new(self.watch.gauges.queue_tokens.clone(), tokens as i64),
             ],
         };
         let watch = &self.watch;
@@ -182,7 +180,7 @@ impl PrefillService {
         if let Some(link) = links.get(address) {
             return Ok(link.clone());
         }
-        let link = Link::new(address, CONNECT_TIMEOUT, None)?;
+        let link = Link::in_world(&self.world, address, CONNECT_TIMEOUT, None)?;
         if links.len() == LINKS_MAX {
             links.clear();
         }
@@ -194,6 +192,7 @@ impl PrefillService {
     async fn follow(self, job: Job) {
         let (events, deadline) = (job.events.clone(), job.attempt.deadline);
         let ended = tokio::select! {
+            biased;
             ended = self.work(job) => ended,
             () = events.closed() => return,
             () = sleep_until(deadline) => {
@@ -282,7 +281,7 @@ impl PrefillService {
             pass(time).await;
             let _ = queue.try_send(sealed);
         };
-        let _shown = Held::new(self.busy.gauges.transfers.clone(), 1);
+        let _shown = Held::new(self.busy.watch.gauges.transfers.clone(), 1);
         let sent = Sent::default();
         let shipping = ship(&job.link, &header, parts, &sent, attempt.deadline);
         tokio::pin!(shipping);

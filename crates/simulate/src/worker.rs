@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
-use lava_node::{Health, Shutdown, State};
+use lava_node::{Health, Shutdown, State, World};
 use lava_prefix::KeptBlocks;
 use lava_proto::worker as proto;
 use lava_proto::worker::cache_link_server::CacheLinkServer;
@@ -17,11 +17,15 @@ use lava_proto::worker::worker_server::{self, WorkerServer};
 use lava_proto::worker::{
     DescribeRequest, Description, DrainRequest, DrainResponse, GetTextFilesRequest, TextFiles,
 };
-use lava_worker::{Drain, Kept, Membership, prefixes_to_wire, serve, server_builder};
+use lava_worker::{Drain, Kept, Membership, prefixes_to_wire, serve_incoming, server_builder};
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tonic::{Request, Response, Status};
 
 use crate::decode::{DecodeService, Memory};
@@ -72,6 +76,8 @@ pub struct Watch {
     pub given_tokens: Arc<AtomicU64>,
     /// Those of them that wait or are being computed.
     pub queued_tokens: Arc<AtomicU64>,
+    /// What it holds.
+    pub gauges: Gauges,
 }
 
 /// How busy it is.
@@ -99,21 +105,6 @@ impl Worker {
         health: Health,
         shutdown: Shutdown,
     ) -> io::Result<JoinHandle<Result<Ended>>> {
-        self.spawn_shown(listener, membership, health, shutdown, Gauges::default())
-    }
-
-    /// As [`spawn`](Self::spawn), and `gauges` show what it holds.
-    ///
-    /// # Errors
-    /// The system has no thread left.
-    pub fn spawn_shown(
-        self,
-        listener: std::net::TcpListener,
-        membership: Membership,
-        health: Health,
-        shutdown: Shutdown,
-        gauges: Gauges,
-    ) -> io::Result<JoinHandle<Result<Ended>>> {
         let name = format!("{:?}", self.role).to_lowercase();
         thread::Builder::new().name(name).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -123,8 +114,7 @@ impl Worker {
             let serving = async {
                 listener.set_nonblocking(true)?;
                 let listener = TcpListener::from_std(listener)?;
-                self.serve_shown(listener, membership, health, shutdown, gauges)
-                    .await
+                self.serve(listener, membership, health, shutdown).await
             };
             runtime.block_on(serving)
         })
@@ -141,18 +131,32 @@ impl Worker {
         health: Health,
         shutdown: Shutdown,
     ) -> Result<Ended> {
-        self.serve_shown(listener, membership, health, shutdown, Gauges::default())
-            .await
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let (world, vanish) = (World::default(), self.watch.vanish.clone());
+        let serving = self.serve_in_world(world, incoming, membership, health, shutdown);
+        tokio::select! {
+            biased;
+            () = vanish.cancelled() => Ok(Ended::Vanished),
+            served = serving => served.map(|()| Ended::Drained),
+        }
     }
 
-    async fn serve_shown(
+    /// Serves until `shutdown`, with the connections of another world, both those to other workers and those that come in. When the
+    /// worker is to vanish it goes on all the same: to take it away is up to whoever has its [`Watch`].
+    ///
+    /// # Errors
+    /// What brings the connections failed.
+    pub async fn serve_in_world<S>(
         self,
-        listener: TcpListener,
+        world: World,
+        incoming: impl Stream<Item = io::Result<S>>,
         membership: Membership,
         health: Health,
         shutdown: Shutdown,
-        gauges: Gauges,
-    ) -> Result<Ended> {
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let Self {
             role,
             model,
@@ -179,10 +183,7 @@ impl Worker {
         let timeout = std::time::Duration::from_secs(30);
         let served = match role {
             Role::Prefill => {
-                let (busy, queue_max) = (
-                    Arc::new(Busy::new(watch, gauges)),
-                    profile.prefill.queue_max,
-                );
+                let (busy, queue_max) = (Arc::new(Busy::new(watch)), profile.prefill.queue_max);
                 let shown = Arc::clone(&busy);
                 let kept = KeptBlocks::new(profile.prefill.prefix_tokens / BLOCK_TOKENS);
                 let kept = Arc::new(std::sync::Mutex::new(kept));
@@ -196,6 +197,7 @@ impl Worker {
                 let describe = describe(load, said.filter(|_| keeps));
                 let idle = Arc::clone(&busy);
                 let service = PrefillService {
+                    world,
                     model: Arc::clone(&model),
                     prefill: profile.prefill,
                     transfer: profile.transfer,
@@ -211,23 +213,24 @@ impl Worker {
                     .add_service(service.max_decoding_message_size(lava_proto::MESSAGE_BYTES_MAX))
                     .add_service(health.service(&names));
                 let idle = move || idle.is_idle();
-                let serving = serve(
+                let serving = serve_incoming(
                     router,
-                    listener,
+                    incoming,
                     membership,
                     health,
                     shutdown,
                     Drain { timeout, idle },
                 );
-                unless_vanished(&dice, serving).await
+                serving.await
             }
             Role::Decode => {
-                let memory = Arc::new(Memory::new(&model, &profile.decode, gauges));
+                let memory = Arc::new(Memory::new(&model, &profile.decode, watch.gauges));
                 let shown = Arc::clone(&memory);
                 let describe = describe(Arc::new(move || shown.load()), None);
                 let idle = Arc::clone(&memory);
                 let (batch, arrivals) = mpsc::channel(profile.decode.slots_max);
                 let service = DecodeService {
+                    world,
                     model: Arc::clone(&model),
                     times: profile.decode,
                     dice: Arc::clone(&dice),
@@ -236,6 +239,7 @@ impl Worker {
                     batch,
                 };
                 let steps = tokio::spawn(service.clone().steps(arrivals));
+                let _steps = AbortOnDropHandle::new(steps);
                 let link = CacheLinkServer::new(service.clone())
                     .max_decoding_message_size(lava_transfer::MESSAGE_BYTES_MAX);
                 let service = DecodeServer::new(service);
@@ -245,30 +249,18 @@ impl Worker {
                     .add_service(link)
                     .add_service(health.service(&names));
                 let idle = move || idle.is_idle();
-                let serving = serve(
+                let serving = serve_incoming(
                     router,
-                    listener,
+                    incoming,
                     membership,
                     health,
                     shutdown,
                     Drain { timeout, idle },
                 );
-                let served = unless_vanished(&dice, serving).await;
-                steps.abort();
-                served
+                serving.await
             }
         };
         served.context("the simulated worker failed")
-    }
-}
-
-async fn unless_vanished<E>(
-    dice: &Dice,
-    serving: impl Future<Output = Result<(), E>>,
-) -> Result<Ended, E> {
-    tokio::select! {
-        served = serving => served.map(|()| Ended::Drained),
-        () = dice.vanished() => Ok(Ended::Vanished),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lava_node::World;
 use lava_proto::worker::cache_link_client::CacheLinkClient;
 use lava_proto::worker::cache_link_server::{CacheLink, CacheLinkServer};
 use tonic::transport::{Channel, Endpoint};
@@ -38,19 +39,32 @@ impl Link {
         connect_timeout: Duration,
         lanes: Option<&LaneSetup>,
     ) -> Result<Self, ShipError> {
+        Self::in_world(&World::default(), address, connect_timeout, lanes)
+    }
+
+    /// The same, over connections of `world`.
+    ///
+    /// # Errors
+    /// `Address`: it is not one.
+    pub fn in_world(
+        world: &World,
+        address: &str,
+        connect_timeout: Duration,
+        lanes: Option<&LaneSetup>,
+    ) -> Result<Self, ShipError> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
         let endpoint = endpoint.map_err(|_| ShipError::Address {
             address: address.into(),
         })?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(connect_timeout)
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+            .keep_alive_while_idle(true);
+        let channel = world.channel(&endpoint);
         let lane = lanes.cloned();
         let lane = lane.map(|setup| Outgoing::new(setup, client(&channel), address.to_owned()));
         Ok(Self { channel, lane })

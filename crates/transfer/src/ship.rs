@@ -72,6 +72,8 @@ async fn transfer(
     let mut sealed = false;
     loop {
         let part = tokio::select! {
+            // Credit first: it is little, and what it says of a lane comes before more is sent.
+            biased;
             reply = next_reply(&mut replies) => {
                 match reply? {
                     Reply::Credit(more) => {

@@ -33,7 +33,7 @@ pub use prefixes::prefixes_to_wire;
 pub use prompt::prompt_ids;
 pub use recent::RecentTokens;
 pub use refusal::Refusal;
-pub use server::{Drain, ServeError, serve, server_builder};
+pub use server::{Drain, ServeError, serve, serve_incoming, server_builder};
 pub use stage::Stage;
 pub use token::{finish_after, sampled_to_wire};
 pub use transfer_config::{LanePlan, LinkName, NoLanes, TransferSection};

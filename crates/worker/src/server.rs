@@ -1,12 +1,15 @@
 //! The gRPC server of a worker, from its first connection to the end of its drain.
 
+use std::io;
 use std::time::Duration;
 
 use lava_node::{Health, Shutdown, State};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
+use tokio_stream::Stream;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::{Connected, Router, TcpIncoming};
 
 use crate::membership::Membership;
 
@@ -70,14 +73,33 @@ pub async fn serve(
     shutdown: Shutdown,
     drain: Drain<impl Fn() -> bool>,
 ) -> Result<(), ServeError> {
+    // The builder's own setting is for listeners that it makes itself.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    serve_incoming(router, incoming, membership, health, shutdown, drain).await
+}
+
+/// The same, for connections of any kind.
+///
+/// # Errors
+/// What brings the connections, or a part of the worker, failed.
+pub async fn serve_incoming<S>(
+    router: Router,
+    incoming: impl Stream<Item = io::Result<S>>,
+    membership: Membership,
+    health: Health,
+    shutdown: Shutdown,
+    drain: Drain<impl Fn() -> bool>,
+) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     health.serving();
     let registration = membership.register(&health);
     let stop = Shutdown::new();
-    // The builder's own setting is for listeners that it makes itself.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = router.serve_with_incoming_shutdown(incoming, stop.triggered());
     let ending = async {
         tokio::select! {
+            biased;
             () = shutdown.triggered() => {}
             _ = health.failure() => {}
         }
@@ -96,6 +118,7 @@ pub async fn serve(
         sleep(LAST_WORDS).await;
     };
     tokio::select! {
+        biased;
         served = server => served?,
         () = ending => {}
     }

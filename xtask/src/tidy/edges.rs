@@ -137,6 +137,9 @@ const WORKER: &[&str] = &[
 /// What tests may use beyond the table: toys, the method as an oracle, and a CPU that runs the kernels of GPUs.
 const DEV_ONLY: [&str; 3] = ["crates/test-support", "crates/lava", "crates/cuda-on-cpu"];
 
+/// What the tests of one crate may use beyond that: the coordinator runs among simulated workers, from seeds.
+const DEV_ONLY_OF: [(&str, &[&str]); 1] = [("crates/simulate", &["coordinator", "crates/cluster"])];
+
 /// A crate of the workspace.
 pub(crate) struct Crate {
     folder: String,
@@ -181,8 +184,11 @@ pub(crate) fn check(crates: &[Crate]) -> Vec<String> {
             continue;
         };
         for (used, dev) in uses {
-            let fine =
-                allowed.contains(&used.as_str()) || (*dev && DEV_ONLY.contains(&used.as_str()));
+            let of_tests = |used: &str| {
+                let own = DEV_ONLY_OF.iter().find(|(known, _)| known == folder);
+                DEV_ONLY.contains(&used) || own.is_some_and(|(_, own)| own.contains(&used))
+            };
+            let fine = allowed.contains(&used.as_str()) || (*dev && of_tests(used));
             if !fine {
                 found.push(format!("{folder}/Cargo.toml: may not use {used}"));
             }
@@ -230,6 +236,14 @@ mod tests {
         );
         let in_production = one("crates/engine", &[("crates/test-support", false)]);
         assert_eq!(check(&[in_production]).len(), 1);
+        let among_simulated = one("crates/simulate", &[("coordinator", true)]);
+        assert!(check(&[among_simulated]).is_empty());
+        for wrong in [
+            one("crates/simulate", &[("coordinator", false)]),
+            one("crates/transfer", &[("coordinator", true)]),
+        ] {
+            assert_eq!(check(&[wrong]).len(), 1);
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) fn plan() -> Plan {
         capped: false,
         end_of_text: [2].into(),
         stop_token_ids: [9].into(),
+        begins_whole_again: false,
     }
 }
 
