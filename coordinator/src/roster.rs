@@ -299,7 +299,6 @@ impl Follower {
         self.set_members(&following.members());
         loop {
             tokio::select! {
-                // What is first when several are ready follows from no chance. None of them is ready for long.
                 biased;
                 () = following.changed() => {
                     self.set_members(&following.members());
@@ -597,6 +596,5 @@ async fn fetch(
         Err(_) => return Err(TextsError::Late),
     };
     let built = world.blocking(move || Text::new(&files.content, digest).map(Arc::new));
-    // A tokenizer that panics the library is the worker's fault, not the end of this task.
     built.await.map_err(|_| TextsError::Panicked)?
 }
