@@ -143,6 +143,7 @@ impl Door {
             capped: order.capped,
             end_of_text: Arc::clone(&order.end_of_text),
             stop_token_ids: Arc::clone(&order.stop_token_ids),
+            begins_whole_again: false,
         });
         let mut follower = Follower {
             flight,

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use lava::Method;
 use lava_kv::{CacheShape, RowFormat};
 
-use crate::snapshot::{self, Model, Role, Snapshot, Worker, WorkerId};
+use crate::snapshot::{Model, Role, Snapshot, WorkerId};
 
 use field::Field;
 pub use policy::PolicyName;

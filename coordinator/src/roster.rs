@@ -284,7 +284,7 @@ enum Job {
     Probe {
         member: String,
         number: u64,
-        result: Result<Description, String>,
+        result: Result<Box<Description>, String>,
     },
     Texts {
         digest: TextDigest,
@@ -383,7 +383,7 @@ impl Follower {
                 let request = DescribeRequest { prefixes_known };
                 let call = timeout(limit, client.describe(request));
                 let result = match call.await {
-                    Ok(Ok(response)) => Ok(response.into_inner()),
+                    Ok(Ok(response)) => Ok(Box::new(response.into_inner())),
                     Ok(Err(status)) => Err(status.to_string()),
                     Err(_) => Err("no answer in time".to_owned()),
                 };
@@ -396,7 +396,7 @@ impl Follower {
         }
     }
 
-    fn probed(&mut self, member: String, number: u64, result: Result<Description, String>) {
+    fn probed(&mut self, member: String, number: u64, result: Result<Box<Description>, String>) {
         let Some(followed) = self.members.get_mut(&member) else {
             return;
         };
@@ -405,7 +405,7 @@ impl Follower {
             let address = &followed.record.address;
             let prefixes = description.prefixes.as_ref().map(wire::prefix_changes);
             let prefixes = prefixes.transpose().map_err(|error| error.to_string())?;
-            let worker = wire::worker(description, address).map_err(|error| error.to_string())?;
+            let worker = wire::worker(*description, address).map_err(|error| error.to_string())?;
             match &followed.record.worker {
                 Some(expected) if **expected != *worker.id.0 => {
                     Err(format!("worker {} is at its address now", worker.id))

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::snapshot::samples::{decode, id, model, prefill, snapshot};
+use crate::snapshot::{self, Worker};
 use lava::{Policy, Profile};
 
 fn needs(format: RowFormat) -> Needs {
