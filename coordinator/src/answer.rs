@@ -140,6 +140,7 @@ mod tests {
     use tonic::metadata::MetadataMap;
 
     use super::*;
+    use crate::admission::Priority;
     use crate::placement::CacheSize;
     use crate::snapshot::samples;
     use crate::texts::samples::{byte_id, text};
@@ -161,6 +162,7 @@ mod tests {
             stop_token_ids: [byte_id(b'!')].into(),
             end_of_text: [2].into(),
             choices: 1,
+            priority: Priority::Normal,
             logprobs,
         }
     }

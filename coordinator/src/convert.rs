@@ -10,6 +10,7 @@ use lava_kv::{RowFormat, UnknownRowFormat};
 use lava_proto::v1::{self, generate_request::BudgetForm, prompt::Form};
 use lava_text::{Message, TextError};
 
+use crate::admission::Priority;
 use crate::config::{Defaults, Limits};
 use crate::placement::CacheSize;
 use crate::snapshot::Model;
@@ -70,6 +71,8 @@ pub(crate) enum Invalid {
     Text(#[from] TextError),
     #[error("grpc-timeout is not one to eight digits and one of the units H, M, S, m, u, n")]
     Timeout,
+    #[error("x-lava-tenant is no name of 1 to 64 letters, digits, dots, dashes and underscores")]
+    Tenant,
 }
 
 /// One of three forms of prompt.
@@ -85,6 +88,7 @@ pub(crate) enum PromptForm {
 pub(crate) struct Asked {
     /// `n`.
     pub(crate) choices: u32,
+    priority: Priority,
     max_tokens: u32,
     sampling: v1::Sampling,
     stop: Vec<String>,
@@ -112,6 +116,7 @@ pub(crate) struct Order {
     /// Ids that end an answer with `END_OF_TEXT`.
     pub(crate) end_of_text: Arc<[u32]>,
     pub(crate) choices: u32,
+    pub(crate) priority: Priority,
     pub(crate) logprobs: Option<u32>,
 }
 
@@ -157,6 +162,7 @@ impl Asked {
         check_sampling(&sampling)?;
         let asked = Asked {
             choices,
+            priority: priority(request.priority)?,
             max_tokens: at_least_one("max_tokens", request.max_tokens, limits.max_tokens_default)?,
             sampling,
             stop: request.stop,
@@ -222,6 +228,7 @@ impl Asked {
             stop_token_ids: self.stop_token_ids.into(),
             end_of_text,
             choices: self.choices,
+            priority: self.priority,
             logprobs: self.logprobs,
             model,
         })
@@ -281,6 +288,22 @@ impl Order {
         v1::Sampling {
             seed: Some(seed.wrapping_add(u64::from(choice))),
             ..self.sampling
+        }
+    }
+}
+
+/// A priority that there is.
+///
+/// # Errors
+/// The client's fault.
+fn priority(number: i32) -> Result<Priority, Invalid> {
+    match v1::Priority::try_from(number) {
+        Ok(v1::Priority::Unspecified | v1::Priority::Normal) => Ok(Priority::Normal),
+        Ok(v1::Priority::Low) => Ok(Priority::Low),
+        Ok(v1::Priority::High) => Ok(Priority::High),
+        Err(_) => {
+            let expected = "1 (low), 2 (normal), 3 (high), or 0 for normal";
+            Err(value_error("priority", &number, expected))
         }
     }
 }

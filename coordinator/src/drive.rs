@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lava_node::{Planted, World};
+use lava_node::{Planted, Shutdown, World};
 use lava_proto::MESSAGE_BYTES_MAX;
 use lava_proto::v1::GenerateResponse;
 use lava_proto::worker;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
+use crate::admission::{Admission, Charge, Crowded, Seat, Who};
 use crate::answer::Answer;
 use crate::convert::Order;
 use crate::flight::{
@@ -52,7 +53,12 @@ pub(crate) struct Request {
     pub(crate) seed: u64,
     pub(crate) world: World,
     pub(crate) roster: Roster,
+    pub(crate) admission: Admission,
+    /// For whom room is wanted.
+    pub(crate) who: Arc<Who>,
     pub(crate) metrics: CoordinatorMetrics,
+    /// Triggered when the drain begins.
+    pub(crate) closing: Shutdown,
     /// Cancelled when the drain's time is up.
     pub(crate) drained: CancellationToken,
     pub(crate) client: mpsc::Sender<Result<GenerateResponse, Status>>,
@@ -66,6 +72,7 @@ pub(crate) async fn drive(
     request: Request,
     choice: u32,
     answer: Answer,
+    charge: Charge,
 ) -> Result<(), FlightError> {
     let order = &request.order;
     let (flight, mut actions) = Flight::new(Plan {
@@ -83,6 +90,11 @@ pub(crate) async fn drive(
         answer,
         attempt: None,
         first_ticket: None,
+        seat: None,
+        charge,
+        prompt_due: order.size.tokens.into(),
+        waiting: None,
+        wait_until: None,
         stats_late: None,
         pause: None,
         heard: Instant::now(),
@@ -120,6 +132,15 @@ struct Driver {
     attempt: Option<Attempt>,
     /// Of the first attempt.
     first_ticket: Option<Ticket>,
+    /// Its place among those who wait or run, since it first wanted room.
+    seat: Option<Seat>,
+    charge: Charge,
+    /// Tokens of the prompt that were not taken out of the charge yet.
+    prompt_due: u64,
+    /// The attempt that waits to be let in.
+    waiting: Option<u32>,
+    /// How long it may do so.
+    wait_until: Option<Instant>,
     /// The attempt whose statistics are awaited, and until when.
     stats_late: Option<(u32, Instant)>,
     /// The attempt that waits for its next step, and until when.
@@ -166,6 +187,7 @@ enum News<T> {
 impl Driver {
     async fn perform(&mut self, action: Action) {
         match action {
+            Action::Wait { attempt } => self.wait(attempt),
             Action::Place { attempt } => self.place(attempt),
             Action::Pause {
                 attempt,
@@ -179,6 +201,7 @@ impl Driver {
                 link_address,
             } => self.open_prefill(attempt, ticket, link_address),
             Action::Emit(tokens) => {
+                self.charge.used(tokens.len() as u64);
                 if !self.has_begun {
                     self.has_begun = true;
                     let seconds = self.request.began.elapsed().as_secs_f64();
@@ -216,7 +239,36 @@ impl Driver {
         }
     }
 
+    /// Asks for the turn to look for a place.
+    fn wait(&mut self, attempt: u32) {
+        let now = Instant::now();
+        let until = *self.wait_until.get_or_insert_with(|| {
+            let time_left = self.request.deadline.duration_since(now);
+            now + self.flight.wait_max(time_left)
+        });
+        let wait_max = until.duration_since(now);
+        let asked = match &mut self.seat {
+            Some(seat) => seat.wait(wait_max),
+            None => {
+                let who = Arc::clone(&self.request.who);
+                let joined = self.request.admission.join(who, wait_max);
+                joined.map(|seat| self.seat = Some(seat))
+            }
+        };
+        let event = match asked {
+            Err(crowded) => Event::Crowded { attempt, crowded },
+            Ok(()) if self.seat.as_ref().is_some_and(Seat::waits) => {
+                self.waiting = Some(attempt);
+                return;
+            }
+            Ok(()) => Event::Turn { attempt },
+        };
+        self.pending.push_back(event);
+    }
+
     fn place(&mut self, attempt: u32) {
+        let seat = self.seat.as_mut().expect("who looks has had a turn");
+        seat.looks();
         let order = &self.request.order;
         let size = order.size_after(self.flight.emitted().len());
         let needs = Needs::new(&order.model, size);
@@ -227,10 +279,14 @@ impl Driver {
             .roster
             .place(&order.model, needs, &blocks, self.flight.shunned());
         let event = match placed {
-            Ok(peers) => Event::Placed {
-                attempt,
-                at: self.begin_attempt(attempt, peers),
-            },
+            Ok(peers) => {
+                seat.let_in();
+                self.charge.used(std::mem::take(&mut self.prompt_due));
+                Event::Placed {
+                    attempt,
+                    at: self.begin_attempt(attempt, peers),
+                }
+            }
             Err(why) => Event::NotPlaced {
                 attempt,
                 why,
@@ -272,6 +328,13 @@ impl Driver {
             self.request.metrics.retries_denied.inc();
             self.pending.push_back(Event::RetryDenied { attempt });
             return;
+        }
+        if let Some(seat) = &mut self.seat {
+            match before {
+                Before::Room => seat.wait_ahead(),
+                Before::Look => seat.step_back(),
+                Before::Retry => {}
+            }
         }
         self.pause = Some((attempt, Instant::now() + pause));
     }
@@ -317,9 +380,13 @@ impl Driver {
         let wants_decode = self.flight.wants_decode();
         let stats_late = at(self.stats_late);
         let pause_over = at(self.pause);
+        let (waiting, pausing) = (self.waiting, self.pause.map(|(attempt, _)| attempt));
+        let waited_out = at(waiting.zip(self.wait_until));
+        let is_waiting = waiting.is_some();
         let silence_max = self.flight.silence_max(self.time_left(self.heard));
         let number = self.attempt.as_ref().map(|attempt| attempt.number);
         let silence = at(number.zip(silence_max.map(|most| self.heard + most)));
+        let called = called(&mut self.seat);
         let attempt = &mut self.attempt;
         let worker_event = async {
             match attempt {
@@ -332,6 +399,28 @@ impl Driver {
             () = self.request.client.closed() => Event::ClientGone,
             () = self.request.drained.cancelled() => Event::Shutdown,
             () = sleep_until(self.request.deadline) => Event::DeadlinePassed,
+            () = self.request.closing.triggered(), if is_waiting => Event::Draining,
+            call = called => match (waiting, pausing, call) {
+                (Some(attempt), _, Ok(())) => {
+                    self.waiting = None;
+                    Event::Turn { attempt }
+                }
+                (Some(attempt), _, Err(crowded)) => {
+                    self.waiting = None;
+                    Event::Crowded { attempt, crowded }
+                }
+                // Room may have appeared, so it does not look at its end but now.
+                (None, Some(attempt), _) => {
+                    self.pause = None;
+                    Event::PauseOver { attempt }
+                }
+                (None, None, _) => unreachable!("who neither waits nor pauses is not called"),
+            },
+            attempt = waited_out => {
+                self.waiting = None;
+                let crowded = self.seat.as_ref().expect("who waits has a seat").waited_out();
+                Event::Crowded { attempt, crowded }
+            }
             attempt = stats_late => Event::StatsLate { attempt },
             attempt = pause_over => {
                 self.pause = None;
@@ -487,6 +576,14 @@ async fn next<T>(call: &mut Option<Call<T>>, role: Role) -> Result<News<T>, Work
             Some(message) => Ok(News::Message(message)),
             None => Err(WorkerFailure::ended_early(role)),
         },
+    }
+}
+
+/// Resolves when it is the turn of one who waits, or has lost its place.
+async fn called(seat: &mut Option<Seat>) -> Result<(), Crowded> {
+    match seat {
+        Some(seat) => seat.called().await,
+        None => pending().await,
     }
 }
 

@@ -7,8 +7,9 @@
 //! first token are held back, and the end of an answer waits a moment for the prefill's statistics.
 //!
 //! A call that breaks, or that gives no sign of life in its stage's time, costs the attempt. The next one
-//! prefills the prompt and what was emitted, elsewhere if there is an elsewhere. A request that finds no
-//! room is refused at once; one that lost its workers waits for others, within bounds.
+//! prefills the prompt and what was emitted, elsewhere if there is an elsewhere. A request waits for its
+//! turn to look for room until it has been let in, within bounds; one that lost its workers then looks
+//! for others before all who were not let in, within bounds too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use lava_node::Backoff;
 use lava_proto::v1::{FinishReason, Token, TransferStats};
 
-use crate::placement::{NoPlace, Placement, Shunned};
+use crate::admission::{Crowd, Crowded};
+use crate::placement::{NoPlace, Placement, Scarce, Shunned};
 use crate::snapshot::Role;
 use crate::status::{FailureKind, WorkerFailure};
 
@@ -55,6 +57,8 @@ pub(crate) struct Retry {
     pub(crate) pause: Backoff,
     /// How long an accepted request looks for a place, all its looks together.
     pub(crate) place_wait_max: Duration,
+    /// How long a request waits for room until it is let in.
+    pub(crate) wait_max: Duration,
     /// Time for a decode worker's reservation.
     pub(crate) reserve_max: Duration,
     /// Time between two signs of life of an answer once its first token has come.
@@ -64,6 +68,8 @@ pub(crate) struct Retry {
 /// What is to be done, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
+    /// Wait for the turn to look for a place, for at most [`Flight::wait_max`] since the first of these.
+    Wait { attempt: u32 },
     /// Find workers, apart from [`Flight::shunned`], and say so.
     Place { attempt: u32 },
     /// Wait before the next [`Action::Place`].
@@ -97,6 +103,8 @@ pub(crate) enum Before {
     Retry,
     /// Another look for a place.
     Look,
+    /// The same, at once if room appears: it goes before those who were not let in.
+    Room,
 }
 
 /// An answer that is whole. A stop string met in its last tokens replaces the reason.
@@ -111,12 +119,20 @@ pub(crate) struct Answered {
 pub(crate) enum FlightError {
     #[error(transparent)]
     NoPlace(#[from] NoPlace),
+    #[error("{}; try again later", crowd_and_room(crowded, *scarce))]
+    Crowded {
+        crowded: Crowded,
+        /// What it found too little of, if it has looked.
+        scarce: Option<Scarce>,
+    },
     #[error(transparent)]
     Worker(#[from] WorkerFailure),
     #[error("the deadline passed before the answer was whole")]
     DeadlinePassed,
     #[error("the client ended the call")]
     ClientGone,
+    #[error("the coordinator is shutting down")]
+    Draining,
     #[error("the coordinator is shutting down and the answer took too long")]
     Shutdown,
 }
@@ -130,6 +146,8 @@ pub(crate) struct Flight {
     shunned: Shunned,
     recomputes: u32,
     last_failure: Option<WorkerFailure>,
+    /// What the last look found too little of.
+    scarce: Option<Scarce>,
     /// Looks for a place since the last one was found, and the time they took together.
     looks: u32,
     waited: Duration,
@@ -151,6 +169,8 @@ struct Attempt {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Stage {
+    /// Before its turn to look for a place.
+    Waiting,
     #[default]
     Placing,
     /// Before the next look for a place.
@@ -182,17 +202,22 @@ impl Flight {
     /// A flight, and what to do first.
     pub(crate) fn new(plan: Plan) -> (Flight, Vec<Action>) {
         assert!(plan.retry.attempts_max > 0 && plan.max_tokens > 0);
+        let attempt = Attempt {
+            stage: Stage::Waiting,
+            ..Attempt::default()
+        };
         let flight = Flight {
             plan,
-            attempt: Attempt::default(),
+            attempt,
             emitted: Vec::new(),
             shunned: Shunned::default(),
             recomputes: 0,
             last_failure: None,
+            scarce: None,
             looks: 0,
             waited: Duration::ZERO,
         };
-        (flight, vec![Action::Place { attempt: 0 }])
+        (flight, vec![Action::Wait { attempt: 0 }])
     }
 
     /// The answer so far.
@@ -222,6 +247,12 @@ impl Flight {
         self.attempt.held.len() < HELD_TOKENS_MAX
     }
 
+    /// How long it may wait for its turn, with `time_left` for the request when it begins to: what is left
+    /// then has to suffice for the answer.
+    pub(crate) fn wait_max(&self, time_left: Duration) -> Duration {
+        self.plan.retry.wait_max.min(time_left / 2)
+    }
+
     /// How long the workers of this stage may give no sign of life, with `time_left` for the request: a
     /// share of it that leaves time for another attempt. None where the deadline itself is the bound: a
     /// prefill says nothing while it waits and computes, and giving it up early would cost its place in
@@ -231,7 +262,8 @@ impl Flight {
         match self.attempt.stage {
             Stage::Reserving => Some(retry.reserve_max.min(time_left / 4)),
             Stage::Answering => Some(retry.silence_max.min(time_left / 2)),
-            Stage::Placing
+            Stage::Waiting
+            | Stage::Placing
             | Stage::Pausing
             | Stage::Prefilling
             | Stage::AwaitingStats
@@ -245,6 +277,18 @@ impl Flight {
             return Vec::new();
         }
         match event {
+            Event::Turn { attempt } => {
+                self.attempt.stage = Stage::Placing;
+                // Those that were full may have room by now.
+                self.shunned.full.clear();
+                vec![Action::Place { attempt }]
+            }
+            Event::Crowded { crowded, .. } => self.crowded(crowded),
+            Event::Draining if self.attempt.stage == Stage::Waiting => {
+                self.end(Err(FlightError::Draining))
+            }
+            // It was let in.
+            Event::Draining => Vec::new(),
             Event::Placed { at, .. } => {
                 self.attempt.at = Some(at);
                 self.attempt.stage = Stage::Reserving;
@@ -286,6 +330,9 @@ impl Flight {
 
     fn is_stale(&self, event: &Event) -> bool {
         match event {
+            Event::Turn { attempt } | Event::Crowded { attempt, .. } => {
+                *attempt != self.attempt.number || self.attempt.stage != Stage::Waiting
+            }
             Event::Placed { attempt, .. } | Event::NotPlaced { attempt, .. } => {
                 *attempt != self.attempt.number || self.attempt.stage != Stage::Placing
             }
@@ -300,31 +347,55 @@ impl Flight {
         }
     }
 
-    /// A new request, which no worker has let in, is refused; any other looks again, as long as its time
-    /// allows.
+    /// A new request, which no worker has let in, waits for room if that is what there is too little of,
+    /// and is refused otherwise; any other looks again, as long as its time allows.
     fn not_placed(&mut self, why: NoPlace, time_left: Duration) -> Vec<Action> {
         let attempt = self.attempt.number;
+        let is_new = self.emitted.is_empty() && self.shunned.broken.is_empty();
+        self.scarce = match why {
+            NoPlace::Busy(scarce) => Some(scarce),
+            _ => None,
+        };
+        if is_new && self.scarce.is_some() {
+            self.attempt.stage = Stage::Waiting;
+            return vec![Action::Wait { attempt }];
+        }
         let retry = &self.plan.retry;
         let pause = retry.pause.pause(self.looks + 1, self.random());
         let allowed = self.waited + pause <= retry.place_wait_max && pause < time_left / 2;
-        let is_new = self.emitted.is_empty() && self.shunned.broken.is_empty();
         if !is_new && why.may_pass() && allowed {
             self.looks += 1;
             self.waited += pause;
             self.attempt.stage = Stage::Pausing;
             // Those that were full may have room by then.
             self.shunned.full.clear();
-            let before = Before::Look;
+            let before = match self.scarce {
+                Some(_) => Before::Room,
+                None => Before::Look,
+            };
             return vec![Action::Pause {
                 attempt,
                 pause,
                 before,
             }];
         }
+        self.no_place(why.into())
+    }
+
+    /// It may not wait for its turn, or not any longer.
+    fn crowded(&mut self, crowded: Crowded) -> Vec<Action> {
+        self.no_place(match (crowded.why, self.scarce) {
+            // All that there is to say is what it has found.
+            (Crowd::NobodyMayWait, Some(scarce)) => NoPlace::Busy(scarce).into(),
+            (_, scarce) => FlightError::Crowded { crowded, scarce },
+        })
+    }
+
+    fn no_place(&mut self, why: FlightError) -> Vec<Action> {
         // What broke says more than that nobody is left to try.
         match self.last_failure.take() {
             Some(failure) => self.end(Err(failure.into())),
-            None => self.end(Err(why.into())),
+            None => self.end(Err(why)),
         }
     }
 
@@ -344,7 +415,8 @@ impl Flight {
                 (Role::Decode, "no first step came in time")
             }
             Stage::Answering => (Role::Prefill, "its cache did not arrive in time"),
-            Stage::Placing
+            Stage::Waiting
+            | Stage::Placing
             | Stage::Pausing
             | Stage::Prefilling
             | Stage::AwaitingStats
@@ -562,6 +634,13 @@ impl Flight {
             return Some(FinishReason::StopToken);
         }
         (self.tokens_left() == 0).then_some(FinishReason::MaxTokens)
+    }
+}
+
+fn crowd_and_room(crowded: &Crowded, scarce: Option<Scarce>) -> String {
+    match scarce {
+        Some(scarce) => format!("{scarce}; {crowded}"),
+        None => format!("other requests wait for room already; {crowded}"),
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lava_prefix::BlockName;
 use prometheus_client::metrics::gauge::Gauge;
 
+use crate::admission::Room;
 use crate::placement::Claimed;
 use crate::prefixes::PrefixIndex;
 use crate::snapshot::WorkerId;
@@ -22,6 +23,7 @@ use crate::snapshot::WorkerId;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ledger {
     book: Arc<Mutex<Book>>,
+    room: Room,
 }
 
 /// A placed request's share of one worker; the drop says that it has ended.
@@ -30,6 +32,7 @@ pub(crate) struct Claim {
     book: Arc<Mutex<Book>>,
     worker: WorkerId,
     number: u64,
+    room: Room,
 }
 
 #[derive(Debug, Default)]
@@ -68,14 +71,15 @@ enum Stage {
 }
 
 impl Ledger {
-    /// An empty one, whose length `claims` shows.
-    pub(crate) fn new(claims: Gauge) -> Ledger {
+    /// An empty one, whose length `claims` shows, and that says in `room` when a placement ends.
+    pub(crate) fn new(claims: Gauge, room: Room) -> Ledger {
         let book = Book {
             claims,
             ..Book::default()
         };
         Ledger {
             book: Arc::new(Mutex::new(book)),
+            room,
         }
     }
 
@@ -96,6 +100,7 @@ impl Ledger {
             book: Arc::clone(&self.book),
             number: book.add(&worker, claimed, blocks),
             worker,
+            room: self.room.clone(),
         }
     }
 }
@@ -112,6 +117,8 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         book.ended(&self.worker, self.number);
+        drop(book);
+        self.room.appeared();
     }
 }
 

@@ -28,6 +28,7 @@ mod placement;
 
 mod prefixes;
 
+mod admission;
 mod breaker;
 
 mod ledger;
@@ -52,8 +53,8 @@ mod metrics;
 pub mod fuzzing;
 
 pub use config::{
-    Config, DefaultsConfig, DrainConfig, LimitsConfig, ListenConfig, PlacementConfig, Plan,
-    RetryConfig, WorkersConfig,
+    AdmissionConfig, Config, DefaultsConfig, DrainConfig, LimitsConfig, ListenConfig,
+    PlacementConfig, Plan, RetryConfig, TenantConfig, WorkersConfig,
 };
 pub use metrics::CoordinatorMetrics;
 pub use placement::PolicyName;

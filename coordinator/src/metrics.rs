@@ -6,14 +6,20 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
+use crate::admission::Priority;
 use crate::snapshot::Role;
 use crate::status::Reason;
 
 /// The counters of one coordinator. Clones share them.
 #[derive(Debug, Clone)]
 pub struct CoordinatorMetrics {
-    /// Answers under way.
+    /// Answers under way, those that wait for room included.
     pub(crate) flights: Gauge,
+    /// Those of them that wait for room, by priority.
+    pub(crate) waiting: Family<PriorityLabels, Gauge>,
+    /// Seconds that answers waited for room which then were let in; those that did not have to wait do not
+    /// count.
+    pub(crate) wait_seconds: Histogram,
     /// Answers still under way a second after their deadline: a bug.
     pub(crate) flights_stuck: Gauge,
     /// Shares of workers that placed attempts hold, and of ended ones those that the workers' loads may still show.
@@ -67,6 +73,12 @@ pub(crate) struct RefusalLabels {
     pub(crate) reason: Reason,
 }
 
+/// How urgent a request is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PriorityLabels {
+    pub(crate) priority: &'static str,
+}
+
 /// What a worker does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RoleLabels {
@@ -76,11 +88,14 @@ pub(crate) struct RoleLabels {
 impl CoordinatorMetrics {
     /// Registers everything in the process's list.
     pub fn register(metrics: &mut lava_node::Metrics) -> CoordinatorMetrics {
-        // 1 ms to 262 s; 10 ms to 2,600 s.
+        // 1 ms to 262 s twice; 10 ms to 2,600 s.
+        let wait_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 19));
         let first_token_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 19));
         let request_seconds = Histogram::new(exponential_buckets(0.01, 2.0, 19));
         let new = CoordinatorMetrics {
             flights: Gauge::default(),
+            waiting: Family::default(),
+            wait_seconds,
             flights_stuck: Gauge::default(),
             claims: Gauge::default(),
             requests: Family::default(),
@@ -96,6 +111,16 @@ impl CoordinatorMetrics {
         };
         let list = metrics.sub_registry("coordinator");
         list.register("flights", "Answers under way", new.flights.clone());
+        list.register(
+            "waiting",
+            "Answers that wait for room, by priority",
+            new.waiting.clone(),
+        );
+        list.register(
+            "wait_seconds",
+            "Seconds that answers waited for room before they were let in",
+            new.wait_seconds.clone(),
+        );
         list.register(
             "flights_stuck",
             "Answers under way a second after their deadline",
@@ -170,6 +195,14 @@ impl CoordinatorMetrics {
             _ => Outcome::refused,
         });
         self.refusals.get_or_create(&RefusalLabels { reason }).inc();
+    }
+
+    /// Answers of a priority that wait.
+    pub(crate) fn waiting(&self, priority: Priority) -> Gauge {
+        let priority = priority.name();
+        self.waiting
+            .get_or_create(&PriorityLabels { priority })
+            .clone()
     }
 
     pub(crate) fn workers_ready(&self, role: Role, count: usize) {

@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::admission::Room;
 use crate::breaker::Breakers;
 use crate::config::{PlacementPlan, Workers};
 use crate::ledger::{Claim, Ledger};
@@ -89,7 +90,8 @@ pub(crate) struct Peers {
 }
 
 impl Roster {
-    /// Begins to follow a registry, in a task whose bad end makes `health` fail.
+    /// Begins to follow a registry, in a task whose bad end makes `health` fail. It says in `room` when
+    /// workers may have some.
     pub(crate) fn follow(
         registry: &Registry,
         world: &World,
@@ -97,10 +99,11 @@ impl Roster {
         plan: PlacementPlan,
         metrics: &CoordinatorMetrics,
         health: &Health,
+        room: Room,
     ) -> Roster {
         let (published, seen) = watch::channel(Arc::default());
         let (suspects, suspected) = mpsc::channel(SUSPECTS_MAX);
-        let ledger = Ledger::new(metrics.claims.clone());
+        let ledger = Ledger::new(metrics.claims.clone(), room.clone());
         let breakers = Arc::new(Mutex::new(Breakers::new(plan.breaking)));
         let follower = Follower {
             world: world.clone(),
@@ -110,6 +113,7 @@ impl Roster {
             published,
             metrics: metrics.clone(),
             health: health.clone(),
+            room,
             members: BTreeMap::new(),
             suspected,
             texts: BTreeMap::new(),
@@ -233,6 +237,7 @@ struct Follower {
     published: watch::Sender<Arc<Seen>>,
     metrics: CoordinatorMetrics,
     health: Health,
+    room: Room,
     /// By the registry's name for them.
     members: BTreeMap<String, Followed>,
     suspected: mpsc::Receiver<WorkerId>,
@@ -531,6 +536,8 @@ impl Follower {
         }
         book.forget_gone(is_known);
         self.published.send_replace(Arc::new(seen));
+        drop(book);
+        self.room.appeared();
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use lava_cluster::Registry;
-use lava_node::{Health, Shutdown, World, supervise};
+use lava_node::{Health, Shutdown, State, World, supervise};
 use lava_proto::v1::inference_server::{InferenceServer, SERVICE_NAME};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, TcpIncoming};
 
+use crate::admission::{Admission, Bounds, Quotas};
 use crate::config::Plan;
 use crate::metrics::CoordinatorMetrics;
 use crate::retry_budget::RetryBudget;
@@ -27,20 +28,25 @@ use crate::service::Service;
 /// How long answers that the drain cuts have to send their last word, and connections to close.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Answers that may be looked at while all places to run and to wait are taken: one of them may have a
+/// better claim to a place than who has it.
+const NEWCOMERS_MAX: u32 = 64;
+
 /// Streams of one client's connection beyond its answers: health, models, reflection.
 const STREAMS_SPARE: u32 = 64;
 
-/// Serves clients on `listener` until `shutdown` is triggered and the drain is over.
+/// Serves clients on `listener` until `shutdown` is triggered, or a part of the coordinator fails, and
+/// the drain is over.
 ///
 /// `health` becomes serving once a model can be asked for,
 /// draining when `shutdown` is triggered, and failed if a part of the coordinator dies. A process with
 /// several roles gives each its own or shares one, as it wants to be judged.
 ///
-/// During the drain new requests get `UNAVAILABLE`, and running ones go on. Those that the drain's time
-/// does not suffice for end with `UNAVAILABLE` too.
+/// During the drain new requests and those that wait for room get `UNAVAILABLE`, and running ones go on.
+/// Those that the drain's time does not suffice for end with `UNAVAILABLE` too.
 ///
 /// # Errors
-/// The listener's socket broke.
+/// A part of the coordinator failed, such as the listener's socket; only a restart helps.
 pub async fn run(
     plan: Plan,
     registry: Registry,
@@ -70,6 +76,24 @@ pub async fn run_in_world<S>(
 where
     S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    let running_max = plan.limits.flights_max;
+    let waiting_max = plan.admission.waiting_max;
+    let flights_max = match waiting_max {
+        0 => running_max,
+        _ => running_max
+            .saturating_add(waiting_max)
+            .saturating_add(NEWCOMERS_MAX.max(plan.limits.choices_max)),
+    };
+    let bounds = Bounds {
+        waiting_max: waiting_max as usize,
+        running_max: running_max as usize,
+    };
+    let quotas = Quotas::new(
+        plan.admission.tenants.clone(),
+        plan.admission.tenant_default,
+        plan.admission.tenants_max as usize,
+    );
+    let admission = Admission::new(bounds, quotas, &metrics);
     let roster = Roster::follow(
         &registry,
         &world,
@@ -77,22 +101,25 @@ where
         plan.placement,
         &metrics,
         &health,
+        admission.room(),
     );
-    let flights_max = plan.limits.flights_max;
+    let closing = Shutdown::new();
     let flights = Arc::new(Semaphore::new(flights_max as usize));
     let drained = CancellationToken::new();
     let drain_timeout = plan.drain_timeout;
     let keep_alive = plan.client_keep_alive;
     let message_bytes_max = plan.message_bytes_max;
-    let retry_budget = RetryBudget::new(plan.retry_percent, flights_max);
+    let retry_budget = RetryBudget::new(plan.retry_percent, running_max);
     let service = InferenceServer::new(Service {
         world,
         plan,
         roster,
         retry_budget,
+        admission,
         flights: Arc::clone(&flights),
+        flights_max,
         metrics,
-        shutdown: shutdown.clone(),
+        closing: closing.clone(),
         drained: drained.clone(),
     })
     .max_decoding_message_size(message_bytes_max);
@@ -115,8 +142,11 @@ where
     tokio::select! {
         biased;
         () = shutdown.triggered() => {}
+        // What was let in is not lost with the part; who is not is better off elsewhere.
+        _ = health.failure() => {}
         _ = &mut server => bail!("the gRPC server ended before the shutdown"),
     }
+    closing.trigger();
     health.draining();
     tracing::info!("draining");
     if timeout(drain_timeout, all_ended(&flights, flights_max))
@@ -131,7 +161,10 @@ where
     stop.cancel();
     // A client that keeps a health watch or half a request open is left behind.
     let _closed = timeout(LAST_WORDS, server).await;
-    Ok(())
+    match health.state() {
+        State::Failed { reason } => bail!("{reason}; the log says why"),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until no answer is under way.

@@ -18,6 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
 use tracing::Instrument;
 
+use crate::admission::{Admission, Charge, Tenant, Who};
 use crate::answer::Answer;
 use crate::config::Plan;
 use crate::convert::{Asked, Invalid, Order, PromptForm, prompt_form};
@@ -42,11 +43,14 @@ pub(crate) struct Service {
     pub(crate) plan: Plan,
     pub(crate) roster: Roster,
     pub(crate) retry_budget: RetryBudget,
-    /// One permit per answer under way.
+    pub(crate) admission: Admission,
+    /// One permit per answer that was taken in, to run or to wait.
     pub(crate) flights: Arc<Semaphore>,
+    /// All of them.
+    pub(crate) flights_max: u32,
     pub(crate) metrics: CoordinatorMetrics,
     /// Nothing new is taken in.
-    pub(crate) shutdown: Shutdown,
+    pub(crate) closing: Shutdown,
     /// The drain's time is up.
     pub(crate) drained: CancellationToken,
 }
@@ -126,17 +130,29 @@ impl Service {
         message: v1::GenerateRequest,
     ) -> Result<Response<Answers>, Refusal> {
         let began = Instant::now();
-        if self.shutdown.is_triggered() {
+        if self.closing.is_triggered() {
             return Err(Refusal::Draining);
         }
         let id = RequestId::of(metadata, self.random()?);
         let deadline = began + time_allowed(metadata, &self.plan.deadlines)?;
+        let tenant = Tenant::of(metadata)?;
         let name = message.model.clone();
         let (prompt, asked) = Asked::new(message, &self.plan.limits, &self.plan.defaults)?;
+        let entered = self.admission.enter(tenant, asked.choices)?;
         let permit = self.permits(asked.choices)?;
         let (served, text) = self.model(&name)?;
         let (prompt, permit) = ids(&self.world, Arc::clone(&text), prompt, permit).await?;
         let order = asked.of_model(served.model, prompt, self.random()?)?;
+        // What each choice may need at most.
+        let cost = u64::from(order.size.tokens) + u64::from(order.size.max_tokens);
+        let charges = entered.charge(cost)?;
+        let who = Who {
+            model: order.model.fingerprint,
+            priority: order.priority,
+            tenant: entered.tenant().clone(),
+            weight: entered.weight(),
+            cost,
+        };
         let messages_max = self.plan.limits.answer_messages_max;
         // One place is kept for the status of a request that ends without an answer.
         let (client, messages) = mpsc::channel(messages_max + 1);
@@ -153,16 +169,19 @@ impl Service {
             seed: self.random()?,
             world: self.world.clone(),
             roster: self.roster.clone(),
+            admission: self.admission.clone(),
+            who: Arc::new(who),
             metrics: self.metrics.clone(),
+            closing: self.closing.clone(),
             drained: self.drained.clone(),
             client,
         };
-        let flights = begin(request, &text)?;
+        let flights = begin(request, &text, charges)?;
         self.retry_budget.deposit();
         let metrics = self.metrics.clone();
         let held = Held::new(metrics.flights.clone(), i64::from(open));
         tokio::spawn(async move {
-            let _taken = (permit, held);
+            let _taken = (permit, held, entered);
             match follow(flights, deadline, &metrics).await {
                 Ok(()) => metrics.answered(began.elapsed().as_secs_f64()),
                 Err(refusal) => {
@@ -186,7 +205,7 @@ impl Service {
     fn permits(&self, count: u32) -> Result<OwnedSemaphorePermit, Refusal> {
         let permits = Arc::clone(&self.flights).try_acquire_many_owned(count);
         permits.map_err(|_| Refusal::TooManyFlights {
-            flights_max: self.plan.limits.flights_max,
+            flights_max: self.flights_max,
         })
     }
 
@@ -200,16 +219,21 @@ impl Service {
 }
 
 /// Starts a task per choice. Dropping the set ends all of them.
-fn begin(request: Request, text: &Arc<Text>) -> Result<JoinSet<Result<(), FlightError>>, Refusal> {
+fn begin(
+    request: Request,
+    text: &Arc<Text>,
+    charges: Vec<Charge>,
+) -> Result<JoinSet<Result<(), FlightError>>, Refusal> {
     let order: &Order = &request.order;
     let answers: Result<Vec<Answer>, _> = (0..order.choices)
         .map(|choice| Answer::new(order, choice, request.id.clone(), Arc::clone(text)))
         .collect();
     let answers = answers.map_err(Invalid::from)?;
     let mut flights = JoinSet::new();
-    for (choice, answer) in (0..).zip(answers) {
+    for ((choice, answer), charge) in (0..).zip(answers).zip(charges) {
         let span = tracing::info_span!("request", request = %request.id, choice);
-        flights.spawn(drive(request.clone(), choice, answer).instrument(span));
+        let flight = drive(request.clone(), choice, answer, charge);
+        flights.spawn(flight.instrument(span));
     }
     Ok(flights)
 }

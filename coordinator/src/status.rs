@@ -5,9 +5,11 @@ use std::error::Error;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelValue;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::admission::{Crowd, OverQuota};
 use crate::convert::Invalid;
 use crate::flight::FlightError;
 use crate::placement::NoPlace;
@@ -34,8 +36,11 @@ pub(crate) enum Refusal {
     /// It was placed and ended badly.
     #[error(transparent)]
     Flight(#[from] FlightError),
+    /// Its tenant has used up what it may.
+    #[error(transparent)]
+    OverQuota(#[from] OverQuota),
     /// This process is full.
-    #[error("{flights_max} answers are under way, which is the most; try again later")]
+    #[error("{flights_max} answers are under way or waiting, which is the most; try again later")]
     TooManyFlights { flights_max: u32 },
     /// This process ends.
     #[error("the coordinator is shutting down")]
@@ -81,6 +86,13 @@ pub(crate) enum Reason {
     no_row_format,
     too_large,
     busy,
+    queue_full,
+    wait_too_long,
+    waited_out,
+    pushed_out,
+    over_quota_flights,
+    over_quota_tokens,
+    over_burst,
     too_many_flights,
     draining,
     deadline,
@@ -102,10 +114,22 @@ impl Refusal {
                 NoPlace::TooLarge { .. } => Reason::too_large,
                 NoPlace::Busy(_) => Reason::busy,
             },
+            Refusal::Flight(FlightError::Crowded { crowded, .. }) => match crowded.why {
+                Crowd::NobodyMayWait => Reason::busy,
+                Crowd::Full { .. } => Reason::queue_full,
+                Crowd::TooSlow { .. } => Reason::wait_too_long,
+                Crowd::PushedOut => Reason::pushed_out,
+                Crowd::WaitedOut { .. } => Reason::waited_out,
+            },
+            Refusal::OverQuota(OverQuota::Flights { .. }) => Reason::over_quota_flights,
+            Refusal::OverQuota(OverQuota::Tokens { .. }) => Reason::over_quota_tokens,
+            Refusal::OverQuota(OverQuota::TooLarge { .. }) => Reason::over_burst,
             Refusal::Flight(FlightError::Worker(_)) => Reason::worker,
             Refusal::Flight(FlightError::DeadlinePassed) => Reason::deadline,
             Refusal::Flight(FlightError::ClientGone) => Reason::client_gone,
-            Refusal::Flight(FlightError::Shutdown) | Refusal::Draining => Reason::draining,
+            Refusal::Flight(FlightError::Shutdown | FlightError::Draining) | Refusal::Draining => {
+                Reason::draining
+            }
             Refusal::TooManyFlights { .. } => Reason::too_many_flights,
             Refusal::Bug(_) => Reason::bug,
         }
@@ -119,7 +143,15 @@ impl Refusal {
                 Reason::unknown_model => Code::NotFound,
                 Reason::no_workers | Reason::draining => Code::Unavailable,
                 Reason::no_row_format | Reason::too_large => Code::FailedPrecondition,
-                Reason::busy | Reason::too_many_flights => Code::ResourceExhausted,
+                Reason::busy
+                | Reason::queue_full
+                | Reason::wait_too_long
+                | Reason::waited_out
+                | Reason::pushed_out
+                | Reason::over_quota_flights
+                | Reason::over_quota_tokens
+                | Reason::over_burst
+                | Reason::too_many_flights => Code::ResourceExhausted,
                 Reason::deadline => Code::DeadlineExceeded,
                 Reason::client_gone => Code::Cancelled,
                 Reason::worker | Reason::bug => Code::Internal,
@@ -127,16 +159,42 @@ impl Refusal {
         }
     }
 
-    /// The status that the client gets.
-    pub(crate) fn status(&self) -> Status {
-        let code = self.code();
-        let mut status = Status::new(code, self.to_string());
-        if code == Code::ResourceExhausted {
-            let millis = RETRY_AFTER_TIME.as_millis().to_string();
-            let value: MetadataValue<_> = millis.parse().expect("digits are a header value");
-            status.metadata_mut().insert(RETRY_AFTER, value);
+    /// When the same request may be taken in.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Refusal::Flight(FlightError::Crowded { crowded, .. }) => Some(crowded.retry_after),
+            Refusal::OverQuota(OverQuota::Tokens { after, .. }) => Some(*after),
+            Refusal::OverQuota(OverQuota::TooLarge { .. }) => None,
+            _ => (self.code() == Code::ResourceExhausted).then_some(RETRY_AFTER_TIME),
         }
-        status
+    }
+
+    /// The status that the client gets. When to come back is in it twice: in the details that gRPC's
+    /// libraries know (`google.rpc.RetryInfo`), and as a number that needs none.
+    pub(crate) fn status(&self) -> Status {
+        let (code, message) = (self.code(), self.to_string());
+        let retry_after = self.retry_after();
+        let over = match self {
+            Refusal::OverQuota(over) => Some(over),
+            _ => None,
+        };
+        if retry_after.is_none() && over.is_none() {
+            return Status::new(code, message);
+        }
+        let mut details = ErrorDetails::new();
+        let mut metadata = MetadataMap::new();
+        if let Some(after) = retry_after {
+            // Rounded up: a moment too early is refused again.
+            let millis = after.as_micros().div_ceil(1000);
+            let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+            details.set_retry_info(Some(Duration::from_millis(millis)));
+            let value = millis.to_string().parse::<MetadataValue<_>>();
+            metadata.insert(RETRY_AFTER, value.expect("digits are a header value"));
+        }
+        if let Some(over) = over {
+            details.add_quota_failure_violation(format!("tenant:{}", over.tenant()), &message);
+        }
+        Status::with_error_details_and_metadata(code, message, details, metadata)
     }
 }
 
@@ -213,6 +271,7 @@ pub(crate) fn clipped(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::{Rate, Tenant};
     use crate::placement::Scarce;
     use std::io;
 
@@ -265,9 +324,43 @@ mod tests {
         let status = Refusal::from(NoPlace::Busy(Scarce::DecodeRoom)).status();
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(status.metadata().get(RETRY_AFTER).unwrap(), "1000");
+        let retry = status.get_details_retry_info().unwrap();
+        assert_eq!(retry.retry_delay, Some(Duration::from_secs(1)));
         let status = Refusal::from(NoPlace::NoWorkers).status();
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.metadata().get(RETRY_AFTER).is_none());
+    }
+
+    #[test]
+    fn whoever_is_over_quota_is_told_which_and_when_it_would_pass() {
+        let tenant = Tenant::named("team-a").unwrap();
+        let rate = Rate {
+            per_second: 10,
+            burst: 100,
+        };
+        let after = Duration::from_micros(1_200_001);
+        let over = OverQuota::Tokens {
+            tenant: tenant.clone(),
+            cost: 70,
+            rate,
+            after,
+        };
+        let status = Refusal::from(over).status();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.metadata().get(RETRY_AFTER).unwrap(), "1201");
+        let retry = status.get_details_retry_info().unwrap();
+        assert_eq!(retry.retry_delay, Some(Duration::from_millis(1201)));
+        let quota = status.get_details_quota_failure().unwrap();
+        assert_eq!(quota.violations[0].subject, "tenant:team-a");
+        assert_eq!(quota.violations[0].description, status.message());
+
+        let cost = 101;
+        let never = OverQuota::TooLarge { tenant, cost, rate };
+        let status = Refusal::from(never).status();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.metadata().get(RETRY_AFTER).is_none());
+        assert!(status.get_details_retry_info().is_none());
+        assert!(status.get_details_quota_failure().is_some());
     }
 
     #[test]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec, TypedDict
+from typing import Concatenate, Literal, ParamSpec, TypedDict
 
 import grpc
 
@@ -34,10 +34,11 @@ __all__ = [
 class LavaError(Exception):
     """A call that the service refused, or that broke."""
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{code.name}: {message}")
         self.code = code
         self.message = message
+        self.retry_after = retry_after  # seconds after which the same call may be taken in, if the service says
 
 
 class Message(TypedDict):
@@ -88,6 +89,9 @@ class Completion:
 
 
 Arguments = ParamSpec("Arguments")
+
+# How urgent a request is where others wait for room too.
+Priority = Literal["low", "normal", "high"]
 
 def _gathered(
     generate: Callable[Concatenate[Client, Arguments], Iterable[Piece]],
@@ -165,6 +169,8 @@ class Client:
         ignore_end_of_text: bool = False,
         n: int | None = None,
         logprobs: int | None = None,
+        priority: Priority = "normal",
+        tenant: str | None = None,
         timeout: float | None = None,
     ) -> Generator[Piece, None, None]:
         """Answers one of `prompt`, `messages` and `tokens`, piece by piece. At most one of `budget`,
@@ -198,13 +204,17 @@ class Client:
             budget_bytes=budget_bytes,
             n=n,
             logprobs=logprobs,
+            priority=f"PRIORITY_{priority.upper()}",
         )
-        return self._pieces(request, timeout)
+        return self._pieces(request, tenant, timeout)
 
     complete = _gathered(generate)
 
-    def _pieces(self, request: pb.GenerateRequest, timeout: float | None) -> Generator[Piece, None, None]:
-        call = self._stub.Generate(request, timeout=timeout)
+    def _pieces(
+        self, request: pb.GenerateRequest, tenant: str | None, timeout: float | None
+    ) -> Generator[Piece, None, None]:
+        metadata = None if tenant is None else (("x-lava-tenant", tenant),)
+        call = self._stub.Generate(request, timeout=timeout, metadata=metadata)
         try:
             with _errors():
                 for response in call:
@@ -218,7 +228,14 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise LavaError(error.code(), error.details() or "") from error
+        raise LavaError(error.code(), error.details() or "", _retry_after(error)) from error
+
+
+def _retry_after(error: grpc.RpcError) -> float | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == "retry-after-ms" and value.isdecimal():
+            return int(value) / 1000
+    return None
 
 
 def _prompt(text: str | None, messages: Sequence[Message] | None, ids: Sequence[int] | None) -> pb.Prompt:

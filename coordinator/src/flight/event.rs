@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lava_proto::v1::{FinishReason, Token, TransferStats};
 
+use crate::admission::Crowded;
 use crate::placement::{NoPlace, Placement};
 use crate::status::WorkerFailure;
 
@@ -11,6 +12,10 @@ use crate::status::WorkerFailure;
 /// attempt that is over change nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
+    /// After an [`Action::Wait`]: it may look for a place.
+    Turn { attempt: u32 },
+    /// Or it may not wait, or not any longer.
+    Crowded { attempt: u32, crowded: Crowded },
     /// An [`Action::Place`] found workers.
     Placed { attempt: u32, at: Placement },
     /// It did not. `time_left` is the request's.
@@ -37,6 +42,8 @@ pub(crate) enum Event {
     ClientGone,
     /// The request's time is up.
     DeadlinePassed,
+    /// The process begins to end, and lets nobody in any more.
+    Draining,
     /// The drain's time is up.
     Shutdown,
 }

@@ -9,14 +9,16 @@ use super::*;
 
 mod events;
 mod faults;
+mod waits;
 
 use events::{
-    accepted, begun, decode_fails, done, first, last, not_placed, pause_over, placed, plan,
-    prefill_fails, reserved, shipped, stepped, tokens,
+    accepted, begun, busy, crowded, decode_fails, done, first, last, not_placed, pause_over,
+    placed, plan, prefill_fails, reserved, shipped, stepped, tokens, turn,
 };
 
 fn text(action: Action) -> String {
     match action {
+        Action::Wait { attempt } => format!("wait {attempt}"),
         Action::Place { attempt } => format!("place {attempt}"),
         Action::OpenDecode { attempt } => format!("decode {attempt}"),
         Action::OpenPrefill {
@@ -33,6 +35,11 @@ fn text(action: Action) -> String {
             before: Before::Retry,
             ..
         } => format!("retry {attempt}"),
+        Action::Pause {
+            attempt,
+            before: Before::Room,
+            ..
+        } => format!("look again {attempt}, or when there is room"),
         Action::Pause { attempt, .. } => format!("look again {attempt}"),
         Action::DropAttempt => "drop".to_owned(),
         Action::AwaitStats { attempt } => format!("await stats {attempt}"),
@@ -47,8 +54,11 @@ fn text(action: Action) -> String {
     }
 }
 
+/// From its first turn on.
 fn run(plan: Plan, events: impl IntoIterator<Item = Event>) -> (Flight, String) {
     let (mut flight, actions) = Flight::new(plan);
+    assert_eq!(actions, [Action::Wait { attempt: 0 }]);
+    let actions = flight.step(turn(0));
     assert_eq!(actions, [Action::Place { attempt: 0 }]);
     let mut lines = String::new();
     for event in events {
@@ -337,7 +347,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Status::resource_exhausted("x"),
         _ => Status::internal("x"),
     };
-    (0..21u8, 0..3u32, 0..3u8, vec(0..12u32, 0..4)).prop_map(move |(kind, attempt, code, ids)| {
+    (0..26u8, 0..3u32, 0..3u8, vec(0..12u32, 0..4)).prop_map(move |(kind, attempt, code, ids)| {
         match kind {
             0..=2 => placed(attempt),
             3 | 4 => reserved(attempt),
@@ -353,6 +363,10 @@ fn any_event() -> impl Strategy<Value = Event> {
             16 => not_placed(attempt, 1000),
             17 | 18 => pause_over(attempt),
             19 => Event::Silence { attempt },
+            21 | 22 => turn(attempt),
+            23 => busy(attempt),
+            24 => crowded(attempt, Crowd::PushedOut),
+            25 => Event::Draining,
             _ => last(attempt, 2, FinishReason::EndOfText),
         }
     })
@@ -365,7 +379,8 @@ proptest! {
     fn no_order_of_events_breaks_the_rules(events in vec(any_event(), 0..40)) {
         let (mut flight, _) = Flight::new(plan());
         let (mut emitted, mut ends, mut opened) = (Vec::new(), 0, Vec::new());
-        for event in events.into_iter().chain([Event::ClientGone, Event::Shutdown]) {
+        let end = [Event::ClientGone, Event::Shutdown];
+        for event in [turn(0)].into_iter().chain(events).chain(end) {
             for action in flight.step(event) {
                 prop_assert_eq!(ends, 0);
                 match action {

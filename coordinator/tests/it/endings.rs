@@ -130,12 +130,42 @@ async fn a_drain_that_takes_too_long_cuts_answers() {
 }
 
 #[tokio::test]
+async fn a_coordinator_of_which_a_part_fails_serves_what_it_has_and_ends_with_an_error() {
+    let mut p = Scripted::prefill("p").await;
+    let mut d = Scripted::decode("d").await;
+    let mut coordinator = Coordinator::start(&[&p, &d]).await;
+    let mut answer = coordinator.generate(text("hello")).await;
+    let decode = d.next_reserved(1).await;
+    let prefill = p.next_prefill().await;
+    // What the supervisor of its tasks says when one panics.
+    coordinator.judged.failed("roster panicked".to_owned());
+    coordinator
+        .health(tonic_health::pb::health_check_response::ServingStatus::NotServing)
+        .await;
+    let status = coordinator.refused(text("more")).await;
+    assert_eq!(status.code(), Code::Unavailable);
+    prefill
+        .first(byte_id(b'a'), FinishReason::Unspecified)
+        .await;
+    prefill.done(1).await;
+    decode.done(FinishReason::MaxTokens).await;
+    assert_eq!(next(&mut answer).await.text, "a");
+    assert!(next(&mut answer).await.finish.is_some());
+    let ended = within(&mut coordinator.task).await.unwrap();
+    assert_eq!(
+        ended.unwrap_err().to_string(),
+        "roster panicked; the log says why"
+    );
+}
+
+#[tokio::test]
 async fn answers_under_way_are_bounded() {
     let p = Scripted::prefill("p").await;
     let mut d = Scripted::decode("d").await;
     let coordinator = Coordinator::configured(&[&p, &d], |c| {
         c.limits.flights_max = 1;
         c.limits.choices_max = 1;
+        c.admission.waiting_max = 0;
     })
     .await;
     let answer = coordinator.generate(text("hello")).await;
@@ -144,7 +174,7 @@ async fn answers_under_way_are_bounded() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(
         status.message(),
-        "1 answers are under way, which is the most; try again later"
+        "1 answers are under way or waiting, which is the most; try again later"
     );
     assert!(status.metadata().get("retry-after-ms").is_some());
     coordinator

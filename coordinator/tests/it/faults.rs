@@ -254,7 +254,8 @@ async fn full_workers_are_told_to_the_client_with_a_time_to_come_back() {
     let p = Scripted::prefill("p").await;
     let d = Scripted::decode("d").await;
     *d.refuses.lock().unwrap() = Some(Status::resource_exhausted("no pages"));
-    let coordinator = Coordinator::start(&[&p, &d]).await;
+    let change = |config: &mut Config| config.admission.waiting_max = 0;
+    let coordinator = Coordinator::configured(&[&p, &d], change).await;
     let mut answer = coordinator.generate(text("hello")).await;
     let status = answer.message().await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);

@@ -1,5 +1,6 @@
 //! A coordinator between real clients and scripted workers, on loopback.
 
+mod admission;
 mod answers;
 mod endings;
 mod faults;
@@ -37,6 +38,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 struct Coordinator {
     channel: Channel,
     shutdown: Shutdown,
+    judged: Health,
     metrics: Arc<prometheus_client::registry::Registry>,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -71,13 +73,14 @@ impl Coordinator {
             registry,
             listener,
             counters,
-            health,
+            health.clone(),
             shutdown.clone(),
         ));
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
         Coordinator {
             channel: channel.connect().await.unwrap(),
             shutdown,
+            judged: health,
             metrics: metrics.finish(),
             task,
         }
@@ -118,6 +121,11 @@ impl Coordinator {
         if tokio::time::timeout(PATIENCE, reads_so).await.is_err() {
             panic!("no line {line} in\n{}", self.metrics_text());
         }
+    }
+
+    /// Waits until no answer is under way.
+    async fn flights_ended(&self) {
+        self.metric("lava_coordinator_flights 0").await;
     }
 
     fn metrics_text(&self) -> String {

@@ -51,11 +51,38 @@ pub(crate) struct Generate {
     pub(crate) weights: Weights,
     #[command(flatten)]
     pub(crate) place: Place,
+    /// How urgent the request is where others wait for room too.
+    #[arg(long, value_enum, default_value_t = Priority::Normal, requires = "addr")]
+    pub(crate) priority: Priority,
+    /// On whose behalf the coordinator is asked; without it, that of the tenant default.
+    #[arg(long, requires = "addr")]
+    pub(crate) tenant: Option<String>,
     /// Print one JSON object instead of text and table.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
+}
+
+/// How urgent a request is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Priority {
+    /// After the others.
+    Low,
+    /// Neither.
+    Normal,
+    /// Before the others.
+    High,
+}
+
+impl From<Priority> for lava_proto::v1::Priority {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::Low => Self::Low,
+            Priority::Normal => Self::Normal,
+            Priority::High => Self::High,
+        }
+    }
 }
 
 /// Where a model runs.

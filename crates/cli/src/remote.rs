@@ -10,8 +10,9 @@ use lava_proto::v1;
 use lava_proto::v1::generate_request::BudgetForm;
 use lava_proto::v1::inference_client::InferenceClient;
 use serde_json::json;
-use tonic::Code;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request};
 
 use crate::generate::prompt_text;
 use crate::options::Generate;
@@ -27,9 +28,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Times that each of several coordinators is asked, and the pause before the next one is.
 const ROUNDS_MAX: usize = 4;
 const PAUSE: Duration = Duration::from_millis(100);
+/// Metadata key that says on whose behalf a request is.
+const TENANT: &str = "x-lava-tenant";
 
 pub(crate) fn run(options: &Generate, addresses: &[String]) -> Result<()> {
     let request = request(options)?;
+    let tenant = options.tenant.as_ref().map(|name| {
+        let value = name.parse::<AsciiMetadataValue>();
+        value.with_context(|| format!("--tenant {name:?} is no name"))
+    });
+    let tenant = tenant.transpose()?;
     block_on(async {
         let began = Instant::now();
         let asks_max = match addresses.len() {
@@ -40,10 +48,12 @@ pub(crate) fn run(options: &Generate, addresses: &[String]) -> Result<()> {
         for address in addresses.iter().cycle() {
             let mut answer = Answer::new(began);
             let several = addresses.len() > 1;
-            let error = match answer
-                .ask(address, several, request.clone(), options.json)
-                .await
-            {
+            let mut call = Request::new(request.clone());
+            if let Some(tenant) = &tenant {
+                call.metadata_mut().insert(TENANT, tenant.clone());
+            }
+            let asked = answer.ask(address, several, call, options.json).await;
+            let error = match asked {
                 Ok(()) if options.json => return answer.print_json(options, &lost),
                 Ok(()) => return answer.print_table(options),
                 Err(error) => error,
@@ -166,6 +176,7 @@ fn request(options: &Generate) -> Result<v1::GenerateRequest> {
             seed: Some(params.seed),
         }),
         stop: options.stop.clone(),
+        priority: v1::Priority::from(options.priority).into(),
         policy: options.policy.to_string(),
         row_format: options.row_format.to_string(),
         budget_form: Some(match options.budget {
@@ -212,12 +223,12 @@ impl Answer {
         &mut self,
         address: &str,
         several: bool,
-        mut request: v1::GenerateRequest,
+        mut request: Request<v1::GenerateRequest>,
         silent: bool,
     ) -> Result<(), AskError> {
         let mut client = InferenceClient::new(connect(address, several).await?);
-        if request.model.is_empty() {
-            request.model = only_model(&mut client).await?;
+        if request.get_ref().model.is_empty() {
+            request.get_mut().model = only_model(&mut client).await?;
         }
         self.asked = self.began.elapsed();
         let mut stream = client.generate(request).await?.into_inner();

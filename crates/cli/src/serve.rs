@@ -36,6 +36,7 @@ pub(crate) struct ServeConfig {
     pub(crate) telemetry: TelemetryConfig,
     pub(crate) model: ModelSection,
     limits: lava_coordinator::LimitsConfig,
+    admission: lava_coordinator::AdmissionConfig,
     defaults: lava_coordinator::DefaultsConfig,
     workers: lava_coordinator::WorkersConfig,
     retry: lava_coordinator::RetryConfig,
@@ -75,6 +76,7 @@ impl ServeConfig {
         let coordinator = lava_coordinator::Config {
             listen: self.listen,
             limits: self.limits,
+            admission: self.admission,
             defaults: self.defaults,
             workers: self.workers,
             retry: self.retry,

@@ -37,6 +37,9 @@ pub struct GenerateRequest {
     /// the answer stay in 16 bits beside int8, fp8 and int4. Empty: the server's default.
     #[prost(string, tag = "14")]
     pub row_format: ::prost::alloc::string::String,
+    /// Who goes first where requests wait for room; unspecified: normal. The tenant is the metadata key x-lava-tenant.
+    #[prost(enumeration = "Priority", tag = "15")]
+    pub priority: i32,
     /// What the cache is cut to, in one of three forms; absent: the server's default. A prompt that fits is kept whole.
     #[prost(oneof = "generate_request::BudgetForm", tags = "9, 12, 13")]
     pub budget_form: ::core::option::Option<generate_request::BudgetForm>,
@@ -322,6 +325,43 @@ pub struct TokenizeRequest {
 pub struct TokenizeResponse {
     #[prost(uint32, repeated, tag = "1")]
     pub ids: ::prost::alloc::vec::Vec<u32>,
+}
+/// How urgent a request is. Between requests of one priority, tenants take turns by their weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Priority {
+    /// As normal.
+    Unspecified = 0,
+    /// After the others: at least every tenth request that is let in while some of this priority wait is one of them.
+    Low = 1,
+    /// Neither.
+    Normal = 2,
+    /// Before the others.
+    High = 3,
+}
+impl Priority {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PRIORITY_UNSPECIFIED",
+            Self::Low => "PRIORITY_LOW",
+            Self::Normal => "PRIORITY_NORMAL",
+            Self::High => "PRIORITY_HIGH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PRIORITY_UNSPECIFIED" => Some(Self::Unspecified),
+            "PRIORITY_LOW" => Some(Self::Low),
+            "PRIORITY_NORMAL" => Some(Self::Normal),
+            "PRIORITY_HIGH" => Some(Self::High),
+            _ => None,
+        }
+    }
 }
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

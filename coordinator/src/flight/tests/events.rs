@@ -17,6 +17,7 @@ pub(super) fn plan() -> Plan {
                 most: Duration::from_secs(1),
             },
             place_wait_max: Duration::from_secs(5),
+            wait_max: Duration::from_secs(10),
             reserve_max: Duration::from_secs(5),
             silence_max: Duration::from_secs(30),
         },
@@ -33,6 +34,27 @@ pub(super) fn token(id: u32) -> Token {
     Token {
         id,
         ..Token::default()
+    }
+}
+
+pub(super) fn turn(attempt: u32) -> Event {
+    Event::Turn { attempt }
+}
+
+pub(super) fn crowded(attempt: u32, why: Crowd) -> Event {
+    let crowded = Crowded {
+        why,
+        retry_after: Duration::from_secs(3),
+    };
+    Event::Crowded { attempt, crowded }
+}
+
+/// A look that found every queue full.
+pub(super) fn busy(attempt: u32) -> Event {
+    Event::NotPlaced {
+        attempt,
+        why: NoPlace::Busy(Scarce::PrefillQueue),
+        time_left: Duration::from_secs(600),
     }
 }
 

@@ -11,7 +11,6 @@ use super::events::{
 };
 use super::{check, check_answering, run, text};
 use crate::flight::*;
-use crate::placement::Scarce;
 use crate::snapshot::samples::id;
 
 #[test]
@@ -160,22 +159,6 @@ fn failures_that_would_repeat_are_not_repeated() {
             "#]],
         );
     }
-}
-
-#[test]
-fn a_new_request_that_has_no_place_is_refused_at_once() {
-    let busy = Event::NotPlaced {
-        attempt: 0,
-        why: NoPlace::Busy(Scarce::PrefillQueue),
-        time_left: Duration::from_secs(600),
-    };
-    check(
-        [busy, pause_over(0)],
-        expect![[r#"
-        drop, end: every prefill queue is full; try again later
-
-    "#]],
-    );
 }
 
 #[test]

@@ -138,7 +138,11 @@ fn a_trace_is_scaled_and_cut_and_what_a_server_or_a_bound_refuses_is_counted() {
     let place = Place::new();
     let trace = place.write("trace.jsonl", &mooncake());
     let json = place.name("load.json");
-    let one_flight = ["limits.flights_max=1", "limits.choices_max=1"];
+    let one_flight = [
+        "limits.flights_max=1",
+        "limits.choices_max=1",
+        "admission.waiting_max=0",
+    ];
     let cluster = place.cluster(&[&["model.name=\"toy\""], &one_flight[..]].concat());
     let address = cluster.address.to_string();
     let files = ["--addr", &address, "--trace", &trace, "--json", &json];

@@ -188,7 +188,12 @@ async fn a_client_that_does_not_read_pauses_alone_and_is_ended_by_name() {
 async fn a_full_queue_is_refused_at_once_and_a_deadline_ends_what_waits() {
     let cluster = Cluster::one_process(
         &model(SMOLLM2),
-        &[NAME, "prefill.queue_max=2", "retry.attempts_max=1"],
+        &[
+            NAME,
+            "prefill.queue_max=2",
+            "retry.attempts_max=1",
+            "admission.waiting_max=0",
+        ],
     );
     let mut client = cluster.client().await;
     let long = client

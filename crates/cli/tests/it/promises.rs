@@ -329,7 +329,12 @@ async fn promise_8_dead_workers_are_not_listed() {
 async fn promise_9_room_is_granted_before_prefill_and_refused_early_with_a_time_to_come_back() {
     // 18 MB: room for one of these requests in each decode worker. They last while others are refused.
     const TOKENS: u32 = 500;
-    let fleet = Fleet::with(&[("decode", "decode.cache_bytes=18000000")]).await;
+    let fleet = Fleet::with(&[
+        ("decode", "decode.cache_bytes=18000000"),
+        ("coordinator", "admission.waiting_max=1"),
+        ("coordinator", "admission.wait_max_ms=120000"),
+    ])
+    .await;
     let mut client = fleet.client().await;
     let mut running = Vec::new();
     for _ in 0..2 {
@@ -343,6 +348,10 @@ async fn promise_9_room_is_granted_before_prefill_and_refused_early_with_a_time_
         running.push((stream, answer));
     }
     let prefilled = fleet.metric("lava_prefill_prompt_tokens_total");
+    // One may wait for its turn; whoever comes then is refused.
+    let waiting = client.generate(request(300, 4, 256)).await.unwrap();
+    let is_waiting = || fleet.metric("lava_coordinator_waiting{priority=\"normal\"}") == 1.0;
+    fleet.until("one waits", is_waiting);
     for _ in 0..8 {
         let began = Instant::now();
         let refused = ask(&mut client, request(300, TOKENS, 256))
@@ -365,6 +374,10 @@ async fn promise_9_room_is_granted_before_prefill_and_refused_early_with_a_time_
         answer.read(&mut stream, usize::MAX).await.unwrap();
         assert_eq!(answer.tokens.len(), TOKENS as usize);
     }
+    let mut answer = Answer::default();
+    let mut waiting = waiting.into_inner();
+    answer.read(&mut waiting, usize::MAX).await.unwrap();
+    assert_eq!(answer.tokens.len(), 4);
     fleet.idle();
     ask(&mut client, request(30, 24, 256)).await.unwrap();
 }
