@@ -380,7 +380,7 @@ impl Driver {
         let wants_decode = self.flight.wants_decode();
         let stats_late = at(self.stats_late);
         let pause_over = at(self.pause);
-        let (waiting, pausing) = (self.waiting, self.pause.map(|(attempt, _)| attempt));
+        let (waiting, pausing) = (self.waiting, self.pause);
         let waited_out = at(waiting.zip(self.wait_until));
         let is_waiting = waiting.is_some();
         let silence_max = self.flight.silence_max(self.time_left(self.heard));
@@ -410,9 +410,10 @@ impl Driver {
                     Event::Crowded { attempt, crowded }
                 }
                 // Room may have appeared, so it does not look at its end but now.
-                (None, Some(attempt), _) => {
+                (None, Some((attempt, until)), _) => {
                     self.pause = None;
-                    Event::PauseOver { attempt }
+                    let left = until.duration_since(Instant::now());
+                    Event::Room { attempt, left }
                 }
                 (None, None, _) => unreachable!("who neither waits nor pauses is not called"),
             },

@@ -301,6 +301,11 @@ impl Flight {
                 self.attempt.stage = Stage::Placing;
                 vec![Action::Place { attempt }]
             }
+            Event::Room { attempt, left } => {
+                self.waited = self.waited.saturating_sub(left);
+                self.attempt.stage = Stage::Placing;
+                vec![Action::Place { attempt }]
+            }
             Event::RetryDenied { .. } => {
                 let failure = self.last_failure.take();
                 self.end(Err(failure.expect("a retry follows a failure").into()))
@@ -336,7 +341,9 @@ impl Flight {
             Event::Placed { attempt, .. } | Event::NotPlaced { attempt, .. } => {
                 *attempt != self.attempt.number || self.attempt.stage != Stage::Placing
             }
-            Event::PauseOver { attempt } | Event::RetryDenied { attempt } => {
+            Event::PauseOver { attempt }
+            | Event::Room { attempt, .. }
+            | Event::RetryDenied { attempt } => {
                 *attempt != self.attempt.number || self.attempt.stage != Stage::Pausing
             }
             Event::Decode { attempt, .. }

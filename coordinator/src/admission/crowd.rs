@@ -16,7 +16,7 @@ pub(crate) struct Crowded {
 pub(crate) enum Crowd {
     #[error("requests do not wait here")]
     NobodyMayWait,
-    #[error("{waiting_max} requests wait, which is the most")]
+    #[error("the queue of {waiting_max} is full")]
     Full { waiting_max: usize },
     #[error("some {} s would pass before its turn, and it may wait for {} s", seconds(*wait), seconds(*wait_max))]
     TooSlow { wait: Duration, wait_max: Duration },

@@ -54,6 +54,8 @@ pub(crate) struct Queue {
     seats: BTreeMap<Number, Seat>,
     lines: BTreeMap<Fingerprint, Line>,
     next: u64,
+    /// Whose line was called last: where all models share a bound, their lines take turns.
+    called: Option<Fingerprint>,
     waiting: usize,
     running: usize,
     /// How often room may have appeared.
@@ -102,6 +104,7 @@ impl Queue {
             seats: BTreeMap::new(),
             lines: BTreeMap::new(),
             next: 0,
+            called: None,
             waiting: 0,
             running: 0,
             rooms: 0,
@@ -386,6 +389,7 @@ impl Queue {
             return;
         }
         line.turn = Some(first);
+        self.called = Some(model);
         if !is_ahead {
             self.running += 1;
             self.set_standing(first, Standing::Called);
@@ -395,7 +399,9 @@ impl Queue {
     }
 
     fn call_all(&mut self) {
-        let models: Vec<Fingerprint> = self.lines.keys().copied().collect();
+        let mut models: Vec<Fingerprint> = self.lines.keys().copied().collect();
+        // From the one after the last that was called, and around.
+        models.sort_by_key(|model| (Some(*model) <= self.called, *model));
         for model in models {
             self.call(model);
         }

@@ -110,6 +110,7 @@ fn tokens_that_were_not_used_come_back() {
 /// What a request costs that finds nobody waiting. Far above what was measured (below a microsecond),
 /// since others use the machine too.
 #[test]
+#[expect(clippy::print_stdout, reason = "a figure that --nocapture shows")]
 fn a_request_that_need_not_wait_is_let_in_within_microseconds() {
     const REQUESTS: u32 = 10_000;
     let admission = admission(256);

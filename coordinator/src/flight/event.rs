@@ -26,6 +26,9 @@ pub(crate) enum Event {
     },
     /// An [`Action::Pause`] is over.
     PauseOver { attempt: u32 },
+    /// Room may have appeared before an [`Action::Pause`] that comes before room is over. So much of it
+    /// was `left`.
+    Room { attempt: u32, left: Duration },
     /// The process has made too many retries of late for another one.
     RetryDenied { attempt: u32 },
     /// From the decode worker's call.

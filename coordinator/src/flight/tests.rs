@@ -1,5 +1,7 @@
 //! Scripts of events, and what the flight wants done after each.
 
+use std::time::Duration;
+
 use expect_test::{Expect, expect};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -347,7 +349,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Status::resource_exhausted("x"),
         _ => Status::internal("x"),
     };
-    (0..26u8, 0..3u32, 0..3u8, vec(0..12u32, 0..4)).prop_map(move |(kind, attempt, code, ids)| {
+    (0..27u8, 0..3u32, 0..3u8, vec(0..12u32, 0..4)).prop_map(move |(kind, attempt, code, ids)| {
         match kind {
             0..=2 => placed(attempt),
             3 | 4 => reserved(attempt),
@@ -367,6 +369,10 @@ fn any_event() -> impl Strategy<Value = Event> {
             23 => busy(attempt),
             24 => crowded(attempt, Crowd::PushedOut),
             25 => Event::Draining,
+            26 => Event::Room {
+                attempt,
+                left: Duration::from_millis(5),
+            },
             _ => last(attempt, 2, FinishReason::EndOfText),
         }
     })

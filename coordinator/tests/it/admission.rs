@@ -216,7 +216,7 @@ async fn a_full_queue_is_refused_at_once_with_a_time_to_come_back() {
         assert_eq!(retry_after(&status), Duration::from_secs(1));
         assert_eq!(
             status.message(),
-            "other requests wait for room already; 1 requests wait, which is the most; try again later"
+            "other requests wait for room already; the queue of 1 is full; try again later"
         );
         narrow.refusals("queue_full", count).await;
     }

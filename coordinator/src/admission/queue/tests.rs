@@ -318,6 +318,36 @@ fn who_may_run_is_bounded_over_all_models() {
     assert_eq!(queue.turns(), [waits]);
 }
 
+#[test]
+fn where_models_share_a_bound_their_lines_take_turns() {
+    let mut queue = Queue::new(Bounds {
+        waiting_max: 100,
+        running_max: 1,
+    });
+    let (mut runs, _) = queue.comes(&normal("a")).unwrap();
+    queue.let_in(runs, AT);
+    let mut models = BTreeMap::new();
+    for index in 0..30 {
+        let model = index % 3;
+        let who = Who {
+            model: Fingerprint([model; 16]),
+            ..(*normal("a")).clone()
+        };
+        models.insert(queue.comes(&Arc::new(who)).unwrap().0, model);
+    }
+    let mut order = Vec::new();
+    for _ in 0..30 {
+        queue.leave(runs);
+        runs = queue.turns()[0];
+        queue.let_in(runs, AT);
+        order.push(models[&runs]);
+    }
+    assert!(
+        order.windows(3).all(|of| of[0] != of[1] && of[1] != of[2]),
+        "{order:?}"
+    );
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Comes {

@@ -44,7 +44,7 @@ fn who_may_not_wait_is_refused_with_what_there_was_too_little_of() {
         ),
         (
             Crowd::Full { waiting_max: 7 },
-            "every prefill queue is full; 7 requests wait, which is the most; try again later",
+            "every prefill queue is full; the queue of 7 is full; try again later",
         ),
         (
             Crowd::TooSlow {
@@ -119,6 +119,30 @@ fn a_request_that_lost_its_workers_looks_again_before_all_who_were_not_let_in() 
     let (_, lines) = run(plan(), events);
     let end = "drop, retry 1\nplace 1\nlook again 1, or when there is room\nplace 1\nlook again 1\nplace 1\ndecode 1\nprefill 1 ticket 1 d1:1\nemit [11]\n";
     assert!(lines.ends_with(end), "{lines}");
+}
+
+#[test]
+fn being_called_early_does_not_use_up_the_time_for_looking() {
+    let lost = [decode_fails(0, Status::unavailable("gone")), pause_over(1)];
+    let (mut flight, _) = run(plan(), begun().into_iter().chain(lost));
+    let attempt = 1;
+    // Far more pauses than would fit, each of them cut to nothing.
+    for _ in 0..1000 {
+        let actions = flight.step(busy(attempt));
+        let [Action::Pause { pause, .. }] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        let left = pause;
+        let actions = flight.step(Event::Room { attempt, left });
+        assert_eq!(actions, [Action::Place { attempt }]);
+    }
+    // And then as many as ever.
+    let mut waited = Duration::ZERO;
+    while let [Action::Pause { pause, .. }] = flight.step(busy(attempt))[..] {
+        waited += pause;
+        flight.step(pause_over(attempt));
+    }
+    assert!(waited > Duration::from_secs(3) && waited <= Duration::from_secs(5));
 }
 
 #[test]

@@ -27,7 +27,8 @@ with Client(address) as client:
     say([[model.name, model.chat] for model in client.models()])
     say(client.tokenize(model=name, prompt=question))
     ids = client.tokenize(model=name, messages=messages)
-    pieces = list(client.generate(model=name, messages=messages, max_tokens=8, timeout=300))
+    pieces = list(client.generate(
+        model=name, messages=messages, max_tokens=8, priority="high", tenant="team-a", timeout=300))
     of_ids = client.complete(model=name, tokens=ids, max_tokens=8, n=2, logprobs=1, budget_bytes=10**9)
     say([token.id for piece in pieces for token in piece.tokens])
     say([[token.id for token in answer.tokens] for answer in of_ids.answers])
@@ -44,6 +45,10 @@ with Client(address) as client:
         client.complete(model="nothing", prompt=question)
     except LavaError as error:
         say([error.code.name, error.message])
+    try:
+        client.complete(model=name, prompt=question, n=2, tenant="small")
+    except LavaError as error:
+        say([error.code.name, error.retry_after])
     try:
         client.generate(model=name, prompt=question, tokens=ids)
     except TypeError as error:
@@ -191,7 +196,7 @@ fn grpcurl_is_told_which_models_there_are() {
 
 #[test]
 fn the_python_client_gets_what_grpcurl_gets() {
-    let cluster = Cluster::one_process(&model(SMOLLM2), &[]);
+    let cluster = Cluster::one_process(&model(SMOLLM2), &["admission.tenants.small.flights_max=1"]);
     let messages = call(&cluster, "lava.v1.Inference/Generate", &question());
     let (ids, text, finish) = answer(&messages);
     let request = json!({"model": MODEL, "prompt": {"text": QUESTION}});
@@ -238,6 +243,7 @@ fn the_python_client_gets_what_grpcurl_gets() {
     let error = said();
     assert_eq!(error[0], "NOT_FOUND");
     assert!(error[1].as_str().unwrap().contains(MODEL), "{error}");
+    assert_eq!(said(), json!(["RESOURCE_EXHAUSTED", 1.0]));
     assert_eq!(
         said(),
         "expected exactly one of prompt, messages and tokens"

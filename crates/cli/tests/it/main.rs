@@ -22,6 +22,7 @@ mod policies;
 mod promises;
 mod simulated;
 mod soak;
+mod tenants;
 mod transfer;
 
 use std::path::{Path, PathBuf};

@@ -349,7 +349,7 @@ async fn promise_9_room_is_granted_before_prefill_and_refused_early_with_a_time_
     }
     let prefilled = fleet.metric("lava_prefill_prompt_tokens_total");
     // One may wait for its turn; whoever comes then is refused.
-    let waiting = client.generate(request(300, 4, 256)).await.unwrap();
+    let waiting = client.generate(request(300, TOKENS, 256)).await.unwrap();
     let is_waiting = || fleet.metric("lava_coordinator_waiting{priority=\"normal\"}") == 1.0;
     fleet.until("one waits", is_waiting);
     for _ in 0..8 {
@@ -377,7 +377,7 @@ async fn promise_9_room_is_granted_before_prefill_and_refused_early_with_a_time_
     let mut answer = Answer::default();
     let mut waiting = waiting.into_inner();
     answer.read(&mut waiting, usize::MAX).await.unwrap();
-    assert_eq!(answer.tokens.len(), 4);
+    assert_eq!(answer.tokens.len(), TOKENS as usize);
     fleet.idle();
     ask(&mut client, request(30, 24, 256)).await.unwrap();
 }
