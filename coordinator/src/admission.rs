@@ -351,6 +351,14 @@ impl Desk {
     }
 }
 
+/// Resolves when it is the turn of one who waits, or has lost its place.
+pub(crate) async fn called(seat: &mut Option<Seat>) -> Result<(), Crowded> {
+    match seat {
+        Some(seat) => seat.called().await,
+        None => pending().await,
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         let now = self.shared.now();

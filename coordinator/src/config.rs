@@ -16,10 +16,9 @@ use serde::Deserialize;
 
 use crate::flight::Retry;
 
+pub(crate) use admission::AdmissionPlan;
 pub use admission::{AdmissionConfig, TenantConfig};
 pub use placement::PlacementConfig;
-
-pub(crate) use admission::AdmissionPlan;
 pub(crate) use placement::PlacementPlan;
 
 /// Most stop strings, and most bytes of one, that the matcher of crates/text takes.
@@ -389,7 +388,6 @@ impl Config {
                 &format!("a row format ({error})"),
             )
         })?;
-        let admission = self.admission.to_plan()?;
         Ok(Plan {
             client_keep_alive: ms(self.listen.keep_alive_ms),
             message_bytes_max: limits.message_bytes_max,
@@ -401,7 +399,7 @@ impl Config {
                 max_tokens_default: limits.max_tokens_default,
                 answer_messages_max: limits.answer_messages_max,
             },
-            admission,
+            admission: self.admission.to_plan()?,
             deadlines: Deadlines {
                 default: ms(limits.deadline_default_ms),
                 max: ms(limits.deadline_max_ms),
@@ -456,7 +454,6 @@ mod tests {
     use lava_node::{Override, config};
 
     use super::*;
-    use crate::admission::Tenant;
 
     fn with(overrides: &[&str]) -> Config {
         let overrides: Vec<Override> = overrides.iter().map(|o| o.parse().unwrap()).collect();
@@ -492,9 +489,6 @@ mod tests {
             "deadline_default_ms",
             "deadline_max_ms",
             "answer_messages_max",
-            "waiting_max",
-            "wait_max_ms",
-            "tenants_max",
             "policy",
             "budget",
             "row_format",
@@ -582,46 +576,6 @@ mod tests {
             &["defaults.budget=0%"],
             expect!["`defaults.budget` is 0%, expected more than nothing"],
         );
-    }
-
-    #[test]
-    fn tenants_are_checked_and_take_what_they_leave_out_from_the_default() {
-        let plan = with(&[
-            "admission.tenant_default.flights_max=4",
-            "admission.tenants.team-a.weight=3",
-            "admission.tenants.team-b.flights_max=9",
-            "admission.tenants.team-b.tokens_per_second=10",
-            "admission.tenants.team-b.tokens_burst=100",
-        ]);
-        let admission = plan.into_plan().unwrap().admission;
-        let tenant = |name| admission.tenants[&Tenant::named(name).unwrap()];
-        assert_eq!(
-            (tenant("team-a").weight, tenant("team-a").flights_max),
-            (3, Some(4))
-        );
-        assert_eq!(
-            (tenant("team-b").weight, tenant("team-b").flights_max),
-            (1, Some(9))
-        );
-        assert_eq!(tenant("team-b").tokens.unwrap().burst, 100);
-        assert_eq!(admission.tenant_default.tokens, None);
-        check_refused(
-            &["admission.tenants.a.weight=0"],
-            expect!["`admission.tenants.a.weight` is 0, expected at least 1"],
-        );
-        check_refused(
-            &["admission.tenant_default.tokens_per_second=5"],
-            expect![
-                "`admission.tenant_default.tokens_burst` is missing, expected a number of tokens, as there is `tokens_per_second`"
-            ],
-        );
-        let mut odd = Config::default();
-        let tenants = &mut odd.admission.tenants;
-        tenants.insert("two words".to_owned(), TenantConfig::default());
-        expect!["`admission.tenants.two words` is no name, expected a name of 1 to 64 letters, digits, dots, dashes and underscores"]
-            .assert_eq(&odd.into_plan().unwrap_err().to_string());
-        // Nobody waits then.
-        with(&["admission.waiting_max=0"]).into_plan().unwrap();
     }
 
     #[test]

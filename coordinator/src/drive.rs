@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
-use crate::admission::{Admission, Charge, Crowded, Seat, Who};
+use crate::admission::{Admission, Charge, Seat, Who, called};
 use crate::answer::Answer;
 use crate::convert::Order;
 use crate::flight::{
@@ -451,7 +451,7 @@ impl Driver {
         if let Some(role) = held(event) {
             self.request.roster.held(worker(role));
         }
-        let Some(failure) = failure_of(event) else {
+        let Some(failure) = event.failure() else {
             return;
         };
         let worker = worker(failure.role);
@@ -580,14 +580,6 @@ async fn next<T>(call: &mut Option<Call<T>>, role: Role) -> Result<News<T>, Work
     }
 }
 
-/// Resolves when it is the turn of one who waits, or has lost its place.
-async fn called(seat: &mut Option<Seat>) -> Result<(), Crowded> {
-    match seat {
-        Some(seat) => seat.called().await,
-        None => pending().await,
-    }
-}
-
 /// The number of an attempt, at its time; never if there is none.
 async fn at(time: Option<(u32, Instant)>) -> u32 {
     match time {
@@ -616,20 +608,6 @@ fn held(event: &Event) -> Option<Role> {
             event: DecodeEvent::FirstStep(_) | DecodeEvent::Done(_),
             ..
         } => Some(Role::Decode),
-        _ => None,
-    }
-}
-
-fn failure_of(event: &Event) -> Option<&WorkerFailure> {
-    match event {
-        Event::Decode {
-            event: DecodeEvent::Failed(failure),
-            ..
-        }
-        | Event::Prefill {
-            event: PrefillEvent::Failed(failure),
-            ..
-        } => Some(failure),
         _ => None,
     }
 }

@@ -131,3 +131,72 @@ fn quota(key: &str, tenant: &TenantConfig) -> Result<Quota, ConfigError> {
         tokens,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use lava_node::Override;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn with(overrides: &[&str]) -> Config {
+        let overrides: Vec<Override> = overrides.iter().map(|o| o.parse().unwrap()).collect();
+        config::load(None, &overrides).unwrap()
+    }
+
+    #[track_caller]
+    fn check(overrides: &[&str], expected: Expect) {
+        let error = with(overrides).into_plan().unwrap_err();
+        expected.assert_eq(&error.to_string());
+    }
+
+    #[test]
+    fn the_sample_file_states_every_bound() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let text = std::fs::read_to_string(root.join("deploy/config/coordinator.toml")).unwrap();
+        for key in ["waiting_max", "wait_max_ms", "tenants_max"] {
+            assert!(text.contains(&format!("\n{key} = ")), "{key} is missing");
+        }
+    }
+
+    #[test]
+    fn tenants_are_checked_and_take_what_they_leave_out_from_the_default() {
+        let plan = with(&[
+            "admission.tenant_default.flights_max=4",
+            "admission.tenants.team-a.weight=3",
+            "admission.tenants.team-b.flights_max=9",
+            "admission.tenants.team-b.tokens_per_second=10",
+            "admission.tenants.team-b.tokens_burst=100",
+        ]);
+        let admission = plan.into_plan().unwrap().admission;
+        let tenant = |name| admission.tenants[&Tenant::named(name).unwrap()];
+        assert_eq!(
+            (tenant("team-a").weight, tenant("team-a").flights_max),
+            (3, Some(4))
+        );
+        assert_eq!(
+            (tenant("team-b").weight, tenant("team-b").flights_max),
+            (1, Some(9))
+        );
+        assert_eq!(tenant("team-b").tokens.unwrap().burst, 100);
+        assert_eq!(admission.tenant_default.tokens, None);
+        check(
+            &["admission.tenants.a.weight=0"],
+            expect!["`admission.tenants.a.weight` is 0, expected at least 1"],
+        );
+        check(
+            &["admission.tenant_default.tokens_per_second=5"],
+            expect![
+                "`admission.tenant_default.tokens_burst` is missing, expected a number of tokens, as there is `tokens_per_second`"
+            ],
+        );
+        let mut odd = Config::default();
+        let tenants = &mut odd.admission.tenants;
+        tenants.insert("two words".to_owned(), TenantConfig::default());
+        expect!["`admission.tenants.two words` is no name, expected a name of 1 to 64 letters, digits, dots, dashes and underscores"]
+            .assert_eq(&odd.into_plan().unwrap_err().to_string());
+        // Nobody waits then.
+        with(&["admission.waiting_max=0"]).into_plan().unwrap();
+    }
+}

@@ -52,6 +52,21 @@ pub(crate) enum Event {
 }
 
 impl Event {
+    /// The bad end of a worker's call, if it is one.
+    pub(crate) fn failure(&self) -> Option<&WorkerFailure> {
+        match self {
+            Event::Decode {
+                event: DecodeEvent::Failed(failure),
+                ..
+            }
+            | Event::Prefill {
+                event: PrefillEvent::Failed(failure),
+                ..
+            } => Some(failure),
+            _ => None,
+        }
+    }
+
     /// Whether it is a sign of life of the workers, or begins a stage of theirs.
     pub(crate) fn is_news(&self) -> bool {
         matches!(
