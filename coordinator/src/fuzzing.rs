@@ -255,6 +255,8 @@ impl Follower {
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
+                // Nobody else is there.
+                Action::Wait { attempt } => self.pending.push_back(Event::Turn { attempt }),
                 Action::Place { attempt } => {
                     self.attempt = attempt;
                     self.outcome.attempts += 1;
