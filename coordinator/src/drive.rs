@@ -1,9 +1,10 @@
 //! Performs a flight's actions: places, calls the workers, feeds their events back, and sends the
 //! answer to the client. Dropping a call is its abort, so everything ends with this future.
 
+mod call;
+
 use std::collections::VecDeque;
 use std::future::pending;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use lava_proto::worker::prefill_client::PrefillClient;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Response, Status, Streaming};
+
+use call::{Call, News, next};
 
 use crate::admission::{Admission, Charge, Seat, Who, called};
 use crate::answer::Answer;
@@ -168,20 +171,6 @@ struct Attempt {
     decode_claim: Claim,
     prefill: Option<Call<worker::PrefillEvent>>,
     decode: Option<Call<worker::DecodeEvent>>,
-}
-
-/// A call to a worker, answered or not yet.
-enum Call<T> {
-    Opening(Opening<T>),
-    Open(Box<Streaming<T>>),
-}
-
-type Opening<T> = Pin<Box<dyn Future<Output = Result<Response<Streaming<T>>, Status>> + Send>>;
-
-/// What a call brings.
-enum News<T> {
-    Accepted,
-    Message(T),
 }
 
 impl Driver {
@@ -558,25 +547,6 @@ impl Attempt {
             self.decode = None;
         }
         Some(event)
-    }
-}
-
-/// Waits for what a call brings; forever if there is none. Nothing is lost if this is dropped.
-async fn next<T>(call: &mut Option<Call<T>>, role: Role) -> Result<News<T>, WorkerFailure> {
-    let Some(call) = call else {
-        return pending().await;
-    };
-    let of_status = |status: Status| WorkerFailure::of_status(role, &status);
-    match call {
-        Call::Opening(opening) => {
-            let answer = opening.await.map_err(of_status)?;
-            *call = Call::Open(Box::new(answer.into_inner()));
-            Ok(News::Accepted)
-        }
-        Call::Open(stream) => match stream.message().await.map_err(of_status)? {
-            Some(message) => Ok(News::Message(message)),
-            None => Err(WorkerFailure::ended_early(role)),
-        },
     }
 }
 

@@ -6,6 +6,8 @@
 //! lost is used for as long as it answers. Text files are fetched once per digest, and a worker is ready
 //! once they are here.
 
+mod fetch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use lava_node::{Health, World, supervise};
 use lava_prefix::Changes;
 use lava_proto::MESSAGE_BYTES_MAX;
 use lava_proto::worker::worker_client::WorkerClient;
-use lava_proto::worker::{DescribeRequest, Description, GetTextFilesRequest};
+use lava_proto::worker::{DescribeRequest, Description};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -24,6 +26,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::admission::Room;
+use fetch::fetch;
+
 use crate::breaker::Breakers;
 use crate::config::{PlacementPlan, Workers};
 use crate::ledger::{Claim, Ledger};
@@ -37,9 +41,6 @@ use crate::wire;
 /// Unread bytes of one answer. What slow clients leave unread counts against the connection too, so a
 /// small stream window and room for all of them keep one client from holding up the others.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-
-/// Text files are large; they take longer than a probe.
-const TEXT_FILES_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Between two attempts to get text files that failed: building them keeps a core busy.
 const TEXT_FILES_PAUSE: Duration = Duration::from_secs(10);
@@ -586,22 +587,4 @@ fn followed(
         probing: false,
         state: MemberState::New,
     })
-}
-
-async fn fetch(
-    digest: TextDigest,
-    control: Channel,
-    world: &World,
-) -> Result<Arc<Text>, TextsError> {
-    let mut client = WorkerClient::new(control).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let call = timeout(
-        TEXT_FILES_TIMEOUT,
-        client.get_text_files(GetTextFilesRequest {}),
-    );
-    let files = match call.await {
-        Ok(files) => files.map_err(Box::new)?.into_inner(),
-        Err(_) => return Err(TextsError::Late),
-    };
-    let built = world.blocking(move || Text::new(&files.content, digest).map(Arc::new));
-    built.await.map_err(|_| TextsError::Panicked)?
 }

@@ -156,7 +156,7 @@ async fn sampled_choices_go_on_with_their_own_seeds_and_a_stop_string_across_the
         texts[message.choice as usize] += &message.text;
     }
     assert_eq!(texts, ["a", "a"], "what may be a stop string is held back");
-    let sampling = |attempt: &Option<Attempt>| attempt.as_ref().unwrap().sampling.clone().unwrap();
+    let sampling = |attempt: &Option<Attempt>| attempt.as_ref().unwrap().sampling.unwrap();
     let seeds = |calls: &[DecodeCall]| -> Vec<u64> {
         let seeds = calls
             .iter()

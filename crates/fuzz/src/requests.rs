@@ -173,6 +173,7 @@ pub(crate) fn whole(form: Form) -> GenerateRequest {
         n: Some(2),
         logprobs: Some(3),
         row_format: "int8".into(),
+        priority: v1::Priority::High.into(),
         budget_form: Some(v1::generate_request::BudgetForm::Budget(64)),
     }
 }

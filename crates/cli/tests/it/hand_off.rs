@@ -70,7 +70,7 @@ impl Workers {
         decode.ready();
         let address = format!("http://{}", decode.address());
         let mut client = WorkerClient::connect(address).await.unwrap();
-        let said = client.describe(DescribeRequest {}).await.unwrap();
+        let said = client.describe(DescribeRequest::default()).await.unwrap();
         Workers {
             prefill,
             decode,

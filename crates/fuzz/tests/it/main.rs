@@ -1,5 +1,7 @@
 //! Every input that is known is put through its target.
 
+#![allow(clippy::print_stdout)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -46,7 +46,7 @@ pub(crate) fn run(setting: &Setting, seed: u64, planted: Option<Planted>, is_rea
     story
         .borrow_mut()
         .tell(Duration::ZERO, &format!("{plan:?}"));
-    let ended = Run::new(setting, &plan, planted, &story).to_the_end();
+    let ended = Run::new(setting, &plan, planted, &story).run_to_end();
     if let Err(error) = ended {
         let at = HEALED + plan.last_deadline();
         story
@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn to_the_end(mut self) -> turmoil::Result {
+    fn run_to_end(mut self) -> turmoil::Result {
         let plan = Rc::clone(&self.plan);
         let mut begin = plan.troubles.iter().peekable();
         let mut end: Vec<&Trouble> = Vec::new();
