@@ -31,7 +31,7 @@ use crate::flight::{
 };
 use crate::ledger::Claim;
 use crate::metrics::CoordinatorMetrics;
-use crate::placement::{Needs, Placement};
+use crate::placement::{Needs, NoPlace, Placement, never};
 use crate::request_id::RequestId;
 use crate::retry_budget::RetryBudget;
 use crate::roster::{Peers, Roster};
@@ -244,15 +244,31 @@ impl Driver {
                 joined.map(|seat| self.seat = Some(seat))
             }
         };
-        let event = match asked {
-            Err(crowded) => Event::Crowded { attempt, crowded },
-            Ok(()) if self.seat.as_ref().is_some_and(Seat::waits) => {
+        let is_let_in = asked.is_ok() && !self.seat.as_ref().is_some_and(Seat::waits);
+        // Whoever would wait for what never comes hears so at once, and not of a queue.
+        let never = if is_let_in { None } else { self.never() };
+        let event = match (asked, never) {
+            (_, Some(why)) => Event::NotPlaced {
+                attempt,
+                why,
+                time_left: self.time_left(now),
+            },
+            (Err(crowded), None) => Event::Crowded { attempt, crowded },
+            (Ok(()), None) if is_let_in => Event::Turn { attempt },
+            (Ok(()), None) => {
                 self.waiting = Some(attempt);
                 return;
             }
-            Ok(()) => Event::Turn { attempt },
         };
         self.pending.push_back(event);
+    }
+
+    /// Why no worker could take the request, however long it waited.
+    fn never(&self) -> Option<NoPlace> {
+        let order = &self.request.order;
+        let size = order.size_after(self.flight.emitted().len());
+        let seen = self.request.roster.seen();
+        never(&seen.snapshot, &order.model, Needs::new(&order.model, size))
     }
 
     fn place(&mut self, attempt: u32) {

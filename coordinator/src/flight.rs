@@ -268,8 +268,12 @@ impl Flight {
             Event::Turn { attempt } | Event::Crowded { attempt, .. } => {
                 *attempt != self.attempt.number || self.attempt.stage != Stage::Waiting
             }
-            Event::Placed { attempt, .. } | Event::NotPlaced { attempt, .. } => {
+            Event::Placed { attempt, .. } => {
                 *attempt != self.attempt.number || self.attempt.stage != Stage::Placing
+            }
+            Event::NotPlaced { attempt, .. } => {
+                let looks = matches!(self.attempt.stage, Stage::Waiting | Stage::Placing);
+                *attempt != self.attempt.number || !looks
             }
             Event::PauseOver { attempt }
             | Event::Room { attempt, .. }
@@ -535,13 +539,13 @@ impl Flight {
                 Role::Prefill => at.prefill.clone(),
                 Role::Decode => at.decode.clone(),
             };
-            match failure.kind {
-                FailureKind::Full => self.shunned.full.insert(worker),
-                FailureKind::Broken | FailureKind::Final => self.shunned.broken.insert(worker),
-            };
             // Of a prefill that broke under way, nobody knows which end of the link was at fault.
             if failure.role == Role::Prefill && failure.kind == FailureKind::Broken {
-                self.shunned.broken.insert(at.decode.clone());
+                self.shunned.broke(at.decode.clone());
+            }
+            match failure.kind {
+                FailureKind::Full => drop(self.shunned.full.insert(worker)),
+                FailureKind::Broken | FailureKind::Final => self.shunned.broke(worker),
             }
         }
         if self.attempt.prefill != Prefill::Waiting {

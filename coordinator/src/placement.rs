@@ -65,9 +65,9 @@ pub(crate) struct Claimed {
 pub(crate) struct Shunned {
     /// They had no room; asking again at once would be no help.
     pub(crate) full: BTreeSet<WorkerId>,
-    /// Their calls broke: taken only if there is nobody else, since a connection may break under a
-    /// healthy worker.
-    pub(crate) broken: BTreeSet<WorkerId>,
+    /// Their calls broke, so often: taken only if all others broke as often or more, since a connection may
+    /// break under a healthy worker, and a worker be blamed for the other one of its pair.
+    pub(crate) broken: BTreeMap<WorkerId, u32>,
 }
 
 /// Two workers of one fingerprint.
@@ -117,6 +117,13 @@ pub(crate) enum Scarce {
     PrefillQueue,
     #[error("no decode worker has a slot and enough free pages")]
     DecodeRoom,
+}
+
+impl Shunned {
+    /// A call to this worker broke.
+    pub(crate) fn broke(&mut self, worker: WorkerId) {
+        *self.broken.entry(worker).or_default() += 1;
+    }
 }
 
 impl NoPlace {
@@ -231,6 +238,19 @@ pub(crate) fn place(
         pages_max: field.pages(decode.id, needs),
         missing_tokens: prefill.missing_tokens,
     })
+}
+
+/// Why a request could not be placed even if nothing else were there, if that is so.
+pub(crate) fn never(snapshot: &Snapshot, model: &Model, needs: Needs) -> Option<NoPlace> {
+    let sight = Sight {
+        snapshot,
+        claims: &BTreeMap::new(),
+        kept_tokens: &HashMap::new(),
+        is_open: &|_| false,
+        shunned: &Shunned::default(),
+    };
+    let placed = place(sight, model, needs, Rules::default());
+    placed.err().filter(|why| !why.may_pass())
 }
 
 impl Rules {

@@ -139,10 +139,17 @@ impl<'a> Field<'a> {
     }
 
     fn sound(&self, candidates: &[Candidate<'a>]) -> impl Iterator<Item = Candidate<'a>> {
-        let sound = |candidate: &&Candidate<'a>| {
-            !self.sight.shunned.broken.contains(candidate.id) && !(self.sight.is_open)(candidate.id)
-        };
-        candidates.iter().filter(sound).copied()
+        let is_sound = |candidate: &&Candidate<'a>| self.faults(candidate) == (0, false);
+        candidates.iter().filter(is_sound).copied()
+    }
+
+    /// How often a candidate broke under the request, and whether its breaker is open.
+    fn faults(&self, candidate: &Candidate<'a>) -> (u32, bool) {
+        let broken = self.sight.shunned.broken.get(candidate.id).copied();
+        (
+            broken.unwrap_or_default(),
+            (self.sight.is_open)(candidate.id),
+        )
     }
 
     pub(super) fn choose(
@@ -151,9 +158,10 @@ impl<'a> Field<'a> {
         policy: PolicyName,
         turn: Turn,
     ) -> Option<Candidate<'a>> {
-        let sound: Vec<Candidate<'a>> = self.sound(candidates).collect();
-        let chosen = policy.choose(&sound, turn);
-        chosen.or_else(|| policy.choose(candidates, turn))
+        let least = candidates.iter().map(|c| self.faults(c)).min()?;
+        let best = candidates.iter().filter(|c| self.faults(c) == least);
+        let best: Vec<Candidate<'a>> = best.copied().collect();
+        policy.choose(&best, turn)
     }
 
     /// The workers of a role that have the row format.

@@ -122,6 +122,15 @@ fn a_request_that_no_pool_can_hold_is_told_from_one_that_must_wait() {
         &[p.clone(), small("d1", 103), small("d2", 9)],
         "the cache may need 104 pages, the largest pool has 103; ask for fewer tokens or a smaller budget",
     );
+    let why = |total| {
+        let workers = snapshot([p.clone(), small("d1", total)]);
+        never(&workers, &model("toy", 1), needs(RowFormat::F16))
+    };
+    assert!(matches!(
+        why(103),
+        Some(NoPlace::TooLarge { pages: 104, .. })
+    ));
+    assert_eq!(why(104), None);
     let busy = "no decode worker has a slot and enough free pages; try again later";
     check(&[p.clone(), small("d1", 103), decode("d2", 1, 897)], busy);
     check(&[p.clone(), decode("d2", 1, 896)], "p d2");
@@ -187,15 +196,20 @@ fn full_workers_are_not_asked_again_and_broken_ones_only_if_alone() {
         decode("d1", 1, 0),
         decode("d2", 1, 9),
     ];
-    let set = |ids: &[&str]| ids.iter().map(|name| id(name)).collect();
+    let set = |ids: &[&str]| -> BTreeSet<WorkerId> { ids.iter().map(|name| id(name)).collect() };
     let shunned = |full: &[&str], broken: &[&str]| Shunned {
         full: set(full),
-        broken: set(broken),
+        broken: set(broken).into_iter().map(|id| (id, 1)).collect(),
     };
     let check = |shunned, expected: &str| assert_eq!(placed(&workers, &[], &shunned), expected);
     check(shunned(&["p1", "d1"], &[]), "p2 d2");
     check(shunned(&[], &["p1", "d1"]), "p2 d2");
     check(shunned(&["p2"], &["p1", "d1", "d2"]), "p1 d1");
+    // Of those that all broke, it is the one that broke least often.
+    let mut often = shunned(&[], &["p1", "p2", "d1", "d2"]);
+    often.broke(id("p1"));
+    often.broke(id("d1"));
+    check(often, "p2 d2");
     check(
         shunned(&["p1", "p2"], &[]),
         "every prefill queue is full; try again later",
@@ -303,7 +317,7 @@ fn a_short_prompt_stays_on_one_host_and_a_long_one_goes_where_there_is_most_room
     let placed = |together_tokens_max, broken: &[&str]| {
         let shunned = Shunned {
             full: BTreeSet::new(),
-            broken: broken.iter().map(|name| id(name)).collect(),
+            broken: broken.iter().map(|name| (id(name), 1)).collect(),
         };
         let sight = Sight {
             snapshot: &snapshot(workers.iter().cloned()),
