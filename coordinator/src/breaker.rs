@@ -1,5 +1,5 @@
-//! Circuit breakers: a worker that answers probes while its calls break, time after time, is left alone for a
-//! while, and then tried with one request.
+//! Circuit breakers: a worker whose call broke is left alone until a probe says that it is still there, and one
+//! that answers probes while its calls break, time after time, for a while; then it is tried with one request.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,9 @@ pub(crate) struct Breaking {
 pub(crate) struct Breakers {
     rule: Breaking,
     workers: BTreeMap<WorkerId, Breaker>,
+    /// A call broke, and how many probes had begun by then. Where many die together, the first call to each
+    /// says so, and the others need not find out for themselves.
+    suspects: BTreeMap<WorkerId, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +43,23 @@ impl Breakers {
         Breakers {
             rule,
             workers: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+        }
+    }
+
+    /// A call broke, after so many probes had begun.
+    pub(crate) fn suspect(&mut self, worker: &WorkerId, probes: u64) {
+        self.suspects.insert(worker.clone(), probes);
+    }
+
+    /// A worker answered this probe.
+    pub(crate) fn answered(&mut self, worker: &WorkerId, probe: u64) {
+        if self
+            .suspects
+            .get(worker)
+            .is_some_and(|&probes| probes < probe)
+        {
+            self.suspects.remove(worker);
         }
     }
 
@@ -65,7 +85,7 @@ impl Breakers {
     /// Whether requests had better go elsewhere.
     pub(crate) fn is_open(&self, worker: &WorkerId, now: Instant) -> bool {
         let breaker = self.workers.get(worker);
-        breaker.is_some_and(|breaker| breaker.is_open(now))
+        self.suspects.contains_key(worker) || breaker.is_some_and(|breaker| breaker.is_open(now))
     }
 
     /// A request goes to this worker. If that is the trial after a pause, no other follows until it has
@@ -82,6 +102,7 @@ impl Breakers {
     /// Forgets workers that are gone.
     pub(crate) fn forget_gone(&mut self, is_known: impl Fn(&WorkerId) -> bool) {
         self.workers.retain(|worker, _| is_known(worker));
+        self.suspects.retain(|worker, _| is_known(worker));
     }
 }
 
@@ -120,6 +141,21 @@ mod tests {
         assert!(breakers.broke(&d, now, u64::MAX));
         assert!(breakers.is_open(&d, now) && !breakers.is_open(&id("e"), now));
         assert!(!breakers.is_open(&d, now + SECOND));
+        breakers.forget_gone(|_| false);
+        assert!(!breakers.is_open(&d, now));
+    }
+
+    #[test]
+    fn a_suspect_is_left_alone_until_it_answers_a_probe_that_began_later() {
+        let (mut breakers, d, now) = (breakers(), id("d"), Instant::now());
+        breakers.suspect(&d, 7);
+        breakers.held(&d);
+        assert!(breakers.is_open(&d, now) && !breakers.is_open(&id("e"), now));
+        breakers.answered(&d, 7);
+        assert!(breakers.is_open(&d, now), "that answer may be older");
+        breakers.answered(&d, 8);
+        assert!(!breakers.is_open(&d, now));
+        breakers.suspect(&d, 9);
         breakers.forget_gone(|_| false);
         assert!(!breakers.is_open(&d, now));
     }

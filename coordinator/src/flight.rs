@@ -545,7 +545,11 @@ impl Flight {
             }
             match failure.kind {
                 FailureKind::Full => drop(self.shunned.full.insert(worker)),
-                FailureKind::Broken | FailureKind::Final => self.shunned.broke(worker),
+                FailureKind::Broken | FailureKind::Final => {
+                    self.shunned.broke(worker);
+                    let pair = (at.prefill.clone(), at.decode.clone());
+                    self.shunned.pairs.insert(pair);
+                }
             }
         }
         if self.attempt.prefill != Prefill::Waiting {

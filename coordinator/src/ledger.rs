@@ -162,6 +162,11 @@ impl Book {
         self.next_number
     }
 
+    /// Probes begun so far.
+    pub(crate) fn probes(&self) -> u64 {
+        self.probes
+    }
+
     /// A probe begins; its number is for [`Book::probed`].
     pub(crate) fn probe(&mut self) -> u64 {
         self.probes += 1;

@@ -16,6 +16,7 @@ use lava_kv::{CacheShape, RowFormat};
 use crate::snapshot::{Model, Role, Snapshot, WorkerId};
 
 use field::Field;
+use policy::Candidate;
 pub use policy::PolicyName;
 pub(crate) use policy::Turn;
 
@@ -68,6 +69,9 @@ pub(crate) struct Shunned {
     /// Their calls broke, so often: taken only if all others broke as often or more, since a connection may
     /// break under a healthy worker, and a worker be blamed for the other one of its pair.
     pub(crate) broken: BTreeMap<WorkerId, u32>,
+    /// Prefill and decode workers that broke together: another pair is tried first, so that all of them have
+    /// been before one is again, whoever was blamed.
+    pub(crate) pairs: BTreeSet<(WorkerId, WorkerId)>,
 }
 
 /// Two workers of one fingerprint.
@@ -230,7 +234,13 @@ pub(crate) fn place(
     }
     let decode = beside.or_else(|| field.choose(&decode, rules.decode_policy(), rules.turn));
     let decode = decode.ok_or(NoPlace::Busy(Scarce::DecodeRoom))?;
-    let prefill = field.choose(&prefill, rules.prefill, rules.turn);
+    let is_tried = |candidate: &Candidate<'_>| {
+        let pair = (candidate.id.clone(), decode.id.clone());
+        sight.shunned.pairs.contains(&pair)
+    };
+    let (tried, new): (Vec<_>, Vec<_>) = prefill.into_iter().partition(is_tried);
+    let prefill = field.choose(&new, rules.prefill, rules.turn);
+    let prefill = prefill.or_else(|| field.choose(&tried, rules.prefill, rules.turn));
     let prefill = prefill.ok_or(NoPlace::Busy(Scarce::PrefillQueue))?;
     Ok(Placement {
         prefill: prefill.id.clone(),

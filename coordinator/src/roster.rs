@@ -147,13 +147,16 @@ impl Roster {
         lock(&self.breakers).held(worker);
     }
 
-    /// A call to this worker broke: it is probed now and not at the next interval, and left alone for a while
-    /// if that happens time after time. `random` spreads how long.
+    /// A call to this worker broke: it is probed now and not at the next interval, left alone until it
+    /// answers, and for a while if that happens time after time. `random` spreads how long.
     pub(crate) fn broke(&self, worker: &WorkerId, random: u64) {
-        if lock(&self.breakers).broke(worker, Instant::now(), random) {
+        let mut breakers = lock(&self.breakers);
+        breakers.suspect(worker, self.ledger.lock().probes());
+        if breakers.broke(worker, Instant::now(), random) {
             self.metrics.breaker_openings.inc();
             tracing::warn!(%worker, "its calls break, though it answers: it is left alone for a while");
         }
+        drop(breakers);
         // More suspects than places mean that it is not long to the next interval's probes anyway.
         let _ = self.suspects.try_send(worker.clone());
     }
@@ -526,7 +529,12 @@ impl Follower {
         };
         self.texts.retain(|digest, _| used.contains(digest));
         let is_known = |id: &WorkerId| seen.snapshot.workers.contains_key(id);
-        lock(&self.breakers).forget_gone(is_known);
+        let mut breakers = lock(&self.breakers);
+        breakers.forget_gone(is_known);
+        for answered in &self.answered {
+            breakers.answered(&answered.worker, answered.probe);
+        }
+        drop(breakers);
         // Loads and claims change together: whoever places holds the book.
         let mut book = self.ledger.lock();
         for answered in std::mem::take(&mut self.answered) {

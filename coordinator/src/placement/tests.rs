@@ -200,6 +200,7 @@ fn full_workers_are_not_asked_again_and_broken_ones_only_if_alone() {
     let shunned = |full: &[&str], broken: &[&str]| Shunned {
         full: set(full),
         broken: set(broken).into_iter().map(|id| (id, 1)).collect(),
+        pairs: BTreeSet::new(),
     };
     let check = |shunned, expected: &str| assert_eq!(placed(&workers, &[], &shunned), expected);
     check(shunned(&["p1", "d1"], &[]), "p2 d2");
@@ -210,6 +211,10 @@ fn full_workers_are_not_asked_again_and_broken_ones_only_if_alone() {
     often.broke(id("p1"));
     often.broke(id("d1"));
     check(often, "p2 d2");
+    // Two that broke together are not tried again while there is another pair.
+    let mut together = shunned(&[], &["p1", "p2", "d1", "d2"]);
+    together.pairs = [(id("p1"), id("d1"))].into();
+    check(together, "p2 d1");
     check(
         shunned(&["p1", "p2"], &[]),
         "every prefill queue is full; try again later",
@@ -318,6 +323,7 @@ fn a_short_prompt_stays_on_one_host_and_a_long_one_goes_where_there_is_most_room
         let shunned = Shunned {
             full: BTreeSet::new(),
             broken: broken.iter().map(|name| (id(name), 1)).collect(),
+            pairs: BTreeSet::new(),
         };
         let sight = Sight {
             snapshot: &snapshot(workers.iter().cloned()),

@@ -107,7 +107,7 @@ async fn a_worker_whose_calls_break_is_left_alone_and_tried_again() {
         // What a worker was given lately does not count, so that it is the same one again.
         config.placement.prefill = PolicyName::LeastLoaded;
         config.placement.breaker_failures = 2;
-        config.placement.breaker_pause_ms = 300;
+        config.placement.breaker_pause_ms = 1000;
     })
     .await;
     coordinator
@@ -121,6 +121,8 @@ async fn a_worker_whose_calls_break_is_left_alone_and_tried_again() {
             .fail(Status::unavailable("broken"))
             .await;
         failure(&mut answer).await;
+        // It answers a probe, and is no suspect any more.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     coordinator
         .metric("lava_coordinator_breaker_openings_total 1")
@@ -130,7 +132,7 @@ async fn a_worker_whose_calls_break_is_left_alone_and_tried_again() {
     let _reserved = d.next_reserved(1).await;
     end(p2.next_prefill().await).await;
     next(&mut answer).await;
-    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1000)).await;
     let mut answer = coordinator.generate(text("hello")).await;
     let _reserved = d.next_reserved(1).await;
     end(p1.next_prefill().await).await;
