@@ -1,5 +1,6 @@
 //! A request on its way to the engine.
 
+use lava_engine::ExpectedBlocks;
 use lava_kv::Ticket;
 use lava_proto::worker::PrefillEvent;
 use lava_proto::worker::prefill_event::Event;
@@ -28,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) events: Events,
     pub(crate) queued: Instant,
     pub(crate) place: Place,
+    /// Other prompts may count on its blocks.
+    pub(crate) _expected: Option<ExpectedBlocks>,
     pub(crate) span: tracing::Span,
 }
 

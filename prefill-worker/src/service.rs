@@ -63,9 +63,10 @@ impl Service {
         engine_request(&attempt, &prompt).check(&self.loaded.model)?;
         let ticket = Attempt::ticket(&request.ticket)?;
         let link = self.links.to(&request.link_address)?;
-        let kept_tokens = |prefixes: &PrefixCache| prefixes.kept_tokens(&prompt);
-        let kept_tokens = self.prefixes.as_ref().map_or(0, kept_tokens);
-        let place = self.queue.enter(tokens - kept_tokens)?;
+        let prefixes = self.prefixes.as_ref();
+        let expected_tokens = prefixes.map_or(0, |prefixes| prefixes.expected_tokens(&prompt));
+        let place = self.queue.enter(tokens - expected_tokens)?;
+        let expected = prefixes.map(|prefixes| prefixes.expect(&prompt));
         let span =
             tracing::info_span!("prefill", request = %attempt.request_id, attempt = attempt.number);
         let job = Job {
@@ -76,6 +77,7 @@ impl Service {
             events,
             queued: Instant::now(),
             place,
+            _expected: expected,
             span,
         };
         self.queue.push(job)

@@ -44,7 +44,7 @@ pub use model::{Model, OnDevice};
 pub use pool::{PagePool, Reservation};
 pub use prefill::{AfterLayer, LayerDone, PrefillJob, PrefillRequest, PrefillStats, Prefilled};
 pub use prefill_bytes::PrefillBytes;
-pub use prefix::PrefixCache;
+pub use prefix::{ExpectedBlocks, PrefixCache};
 pub use sampling::{Sampled, Sampler, SamplingParams};
 pub use source::ModelFiles;
 pub use table::PageTable;

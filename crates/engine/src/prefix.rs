@@ -103,9 +103,25 @@ impl PrefixCache {
         self.inner.state().journal.since(known)
     }
 
-    /// Tokens of the blocks that a prompt begins with.
-    pub fn kept_tokens(&self, tokens: &[u32]) -> usize {
-        self.inner.state().find(tokens).tokens()
+    /// Tokens of the blocks that a prompt begins with, those of prompts that are still to be computed
+    /// included. By their names, which is enough to say how long a queue is.
+    pub fn expected_tokens(&self, tokens: &[u32]) -> usize {
+        let names = BlockName::of_prompt(tokens, BLOCK_TOKENS);
+        self.inner.state().journal.count(&names) * BLOCK_TOKENS
+    }
+
+    /// A prompt waits to be computed. Until the drop [`changes`](Self::changes) tell of its blocks as if they
+    /// were kept: what is sent after it is computed after it.
+    pub fn expect(&self, tokens: &[u32]) -> ExpectedBlocks {
+        let mut names = BlockName::of_prompt(tokens, BLOCK_TOKENS);
+        names.truncate(self.inner.blocks_max);
+        let mut state = self.inner.state();
+        names.iter().for_each(|&name| state.journal.add(name));
+        drop(state);
+        ExpectedBlocks {
+            cache: self.clone(),
+            names,
+        }
     }
 
     /// The blocks that a prompt begins with.
@@ -140,6 +156,22 @@ impl PrefixCache {
             tokens: &tokens[first..first + blocks * BLOCK_TOKENS],
             first,
             blocks: vec![Vec::with_capacity(config.layers); blocks],
+        }
+    }
+}
+
+/// Blocks of a prompt that waits to be computed.
+#[derive(Debug)]
+pub struct ExpectedBlocks {
+    cache: PrefixCache,
+    names: Vec<BlockName>,
+}
+
+impl Drop for ExpectedBlocks {
+    fn drop(&mut self) {
+        let mut state = self.cache.inner.state();
+        for &name in &self.names {
+            state.journal.remove(name);
         }
     }
 }

@@ -63,6 +63,11 @@ impl Journal {
         }
     }
 
+    /// How many of a prompt's blocks are kept, from the first one on.
+    pub fn count(&self, names: &[BlockName]) -> usize {
+        names.iter().take_while(|&&name| self.has(name)).count()
+    }
+
     /// Whether a block is kept.
     pub fn has(&self, name: BlockName) -> bool {
         self.kept.contains_key(&name)

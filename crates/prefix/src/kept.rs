@@ -56,6 +56,27 @@ impl KeptBlocks {
         }
     }
 
+    /// The same with those that will be, once the prompts that wait are computed.
+    pub fn count_expected(&self, names: &[BlockName]) -> usize {
+        self.journal.count(names)
+    }
+
+    /// A prompt waits to be computed: whoever follows the journal may count on its blocks already, since what
+    /// is sent after it is computed after it.
+    pub fn expect(&mut self, names: &[BlockName]) {
+        let names = names.iter().take(self.blocks_max);
+        names.for_each(|&name| self.journal.add(name));
+    }
+
+    /// It was computed and kept, or given up.
+    ///
+    /// # Panics
+    /// It was not expected.
+    pub fn expect_no_more(&mut self, names: &[BlockName]) {
+        let names = names.iter().take(self.blocks_max);
+        names.for_each(|&name| self.journal.remove(name));
+    }
+
     /// What changed since a version that an earlier answer gave, or everything, for 0.
     pub fn changes(&self, known: u64) -> Changes {
         self.journal.since(known)
@@ -84,6 +105,13 @@ mod tests {
         assert_eq!(count(&kept, &[6, 7, 8, 9, 10]), 4);
         assert_eq!(kept.changes(version).added, names(&[6, 7, 8, 9]));
         assert_eq!(kept.changes(version).removed, names(&[1, 2, 4, 5]));
+        let version = kept.changes(0).version;
+        kept.expect(&names(&[6, 20]));
+        assert_eq!(count(&kept, &[6, 20]), 1, "it is not there yet");
+        assert_eq!(kept.count_expected(&names(&[6, 20, 21])), 2);
+        assert_eq!(kept.changes(version).added, names(&[20]));
+        kept.expect_no_more(&names(&[6, 20]));
+        assert_eq!(kept.changes(version).added, []);
         let mut none = KeptBlocks::new(0);
         none.keep(&names(&[1]));
         assert_eq!(count(&none, &[1]), 0);

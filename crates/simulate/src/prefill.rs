@@ -64,6 +64,28 @@ struct Place {
     _shown: [Held; 2],
 }
 
+/// Blocks of a prompt that others may count on, until it is computed or given up.
+struct Expected {
+    kept: Arc<std::sync::Mutex<KeptBlocks>>,
+    blocks: Vec<BlockName>,
+}
+
+impl Expected {
+    fn new(kept: &Arc<std::sync::Mutex<KeptBlocks>>, blocks: Vec<BlockName>) -> Self {
+        lock(kept).expect(&blocks);
+        Self {
+            kept: Arc::clone(kept),
+            blocks,
+        }
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        lock(&self.kept).expect_no_more(&self.blocks);
+    }
+}
+
 impl Busy {
     pub(crate) fn new(watch: Watch) -> Self {
         Self {
@@ -131,7 +153,7 @@ type Events = mpsc::Sender<Result<PrefillEvent, Status>>;
 /// A prompt on its way.
 struct Job {
     attempt: Attempt,
-    blocks: Vec<BlockName>,
+    expected: Expected,
     last: u32,
     ticket: Ticket,
     link: Link,
@@ -153,15 +175,16 @@ impl Prefill for PrefillService {
         let tokens = attempt.shape.tokens;
         let prompt = prompt_ids(&request.prompt, attempt.prompt_digest, tokens)?;
         let blocks = BlockName::of_prompt(&prompt, BLOCK_TOKENS);
-        let missing = tokens - lock(&self.kept).count(&blocks) * BLOCK_TOKENS;
+        let missing = tokens - lock(&self.kept).count_expected(&blocks) * BLOCK_TOKENS;
         let place = self.busy.enter(missing, self.prefill.queue_max)?;
+        let expected = Expected::new(&self.kept, blocks);
         self.dice
             .meet_until(attempt.deadline, FaultStage::Accept, Stage::Queue)
             .await?;
         let (events, stream) = mpsc::channel(EVENTS_MAX);
         let job = Job {
             attempt,
-            blocks,
+            expected,
             last: prompt[tokens - 1],
             ticket: lava_worker::Attempt::ticket(&request.ticket)?,
             link: self.link(&request.link_address)?,
@@ -214,9 +237,9 @@ impl PrefillService {
             let _turn = self.turn.lock().await;
             began = Instant::now();
             self.dice.meet(FaultStage::Prefill).await?;
-            reused = lock(&self.kept).count(&job.blocks) * BLOCK_TOKENS;
+            reused = lock(&self.kept).count(&job.expected.blocks) * BLOCK_TOKENS;
             pass(self.prefill.of(tokens - reused)).await;
-            lock(&self.kept).keep(&job.blocks);
+            lock(&self.kept).keep(&job.expected.blocks);
         }
         let prefilled = Instant::now();
         let first = self.model.next(job.last, tokens);

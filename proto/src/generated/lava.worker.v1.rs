@@ -28,7 +28,7 @@ pub struct Description {
     #[prost(message, optional, tag = "6")]
     pub prefixes: ::core::option::Option<Prefixes>,
 }
-/// Fronts of prompts whose keys and values a prefill worker has kept, in blocks of tokens. A block's name is XXH3 (64 bits) of
+/// Fronts of prompts whose keys and values a prefill worker has kept, or will have once what waits there is computed, in blocks of tokens. A block's name is XXH3 (64 bits) of
 /// its ids, each as four little-endian bytes, with the name of the block in front of it as the seed, 0 for the first one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Prefixes {
@@ -94,7 +94,7 @@ pub struct Load {
     /// Prefill: most of them.
     #[prost(uint32, tag = "2")]
     pub queue_max: u32,
-    /// Prefill: their prompts' tokens, without those that it had kept when they came.
+    /// Prefill: their prompts' tokens, without those that it had kept, or would have by their turn, when they came.
     #[prost(uint64, tag = "3")]
     pub queue_tokens: u64,
     /// Decode: pages set aside.

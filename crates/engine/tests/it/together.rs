@@ -289,3 +289,27 @@ fn a_method_asks_for_the_queries_that_it_looks_at() {
     assert_eq!(rows(Policy::H2o), ObservedRows::All);
     assert_eq!(rows(Policy::Lava(Profile::Exact)), ObservedRows::Last(32));
 }
+
+#[test]
+fn what_is_said_of_kept_fronts_has_those_of_prompts_that_wait() {
+    let (toy, model) = toy(Architecture::Llama);
+    let all = toys::prompt(2 * BLOCK + 40, toy.vocab);
+    let prefixes = PrefixCache::new(&model, 8 * block_bytes(&model));
+    let waits = prefixes.expect(&all);
+    assert_eq!(prefixes.expected_tokens(&all), 2 * BLOCK);
+    let known = prefixes.changes(0);
+    assert_eq!((known.added.len(), prefixes.bytes()), (2, 0));
+    // Given up: they are gone, and whoever followed is told.
+    drop(waits);
+    assert_eq!(prefixes.expected_tokens(&all), 0);
+    assert_eq!(prefixes.changes(known.version).removed, known.added);
+    // Computed: they stay.
+    let waits = prefixes.expect(&all);
+    let exact = Policy::Lava(Profile::Exact);
+    let request = request(&all, 64, exact, RowFormat::Int4);
+    let run = together(&model, std::slice::from_ref(&request), Some(&prefixes));
+    assert!(run.into_iter().all(|run| run.is_ok()));
+    drop(waits);
+    assert_eq!(prefixes.expected_tokens(&all), 2 * BLOCK);
+    assert_eq!(prefixes.changes(0).added, known.added);
+}
