@@ -18,7 +18,14 @@ pub(crate) const PORT: u16 = 7000;
 /// The connections of one process, in the order in which they were made, so that those of a killed one close in that order: the
 /// runtime of a host drops what it has in another order each time. Clones share them.
 #[derive(Clone, Default)]
-pub(crate) struct Connections(Arc<Mutex<Vec<Weak<Shared>>>>);
+pub(crate) struct Connections(Arc<Mutex<Made>>);
+
+#[derive(Default)]
+struct Made {
+    connections: Vec<Weak<Shared>>,
+    /// No more are made.
+    is_closed: bool,
+}
 
 type Shared = Mutex<Option<TcpStream>>;
 
@@ -44,17 +51,20 @@ impl Connections {
 
     /// Closes all of them, as the kernel does for a process that was killed.
     pub(crate) fn close(&self) {
-        for connection in lock(&self.0).drain(..) {
+        let mut made = lock(&self.0);
+        made.is_closed = true;
+        for connection in made.connections.drain(..) {
             let stream = connection.upgrade().and_then(|shared| lock(&shared).take());
             drop(stream);
         }
     }
 
     fn add(&self, stream: TcpStream) -> Connection {
-        let shared = Arc::new(Mutex::new(Some(stream)));
-        let mut all = lock(&self.0);
-        all.retain(|other| other.strong_count() > 0);
-        all.push(Arc::downgrade(&shared));
+        let mut made = lock(&self.0);
+        let stream = (!made.is_closed).then_some(stream);
+        let shared = Arc::new(Mutex::new(stream));
+        made.connections.retain(|other| other.strong_count() > 0);
+        made.connections.push(Arc::downgrade(&shared));
         Connection(shared)
     }
 }

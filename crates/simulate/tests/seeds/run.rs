@@ -137,6 +137,8 @@ impl<'a> Run<'a> {
             for view in &mut self.views {
                 view.follow(elapsed, &members);
             }
+            // First: what is killed below closes its connections in the next tick.
+            self.look_after_hosts();
             let now = elapsed.saturating_sub(SETTLED);
             end.retain(|trouble| {
                 let is_over = trouble.until <= now;
@@ -149,7 +151,6 @@ impl<'a> Run<'a> {
                 self.begin(trouble);
                 end.push(trouble);
             }
-            self.look_after_hosts();
         }
         for (name, process) in &self.processes {
             if !process.is_whole() {
