@@ -28,6 +28,10 @@ mod event;
 pub(crate) use action::{Action, Answered, Before, FlightError};
 pub(crate) use event::{DecodeEvent, Event, PrefillEvent, Ticket};
 
+/// Attempts of one answer that could not even reserve, since their decode worker is gone: they cost no work, and so many of them do not
+/// count among the others.
+const UNREACHED_MAX: u32 = 16;
+
 /// Decode tokens to hold back before reading stops until the first token has come. The first token
 /// leaves before the cache does, so more than a few mean that the prefill's connection is stuck.
 const HELD_TOKENS_MAX: usize = 256;
@@ -75,6 +79,8 @@ pub(crate) struct Flight {
     emitted: Vec<u32>,
     shunned: Shunned,
     recomputes: u32,
+    /// Attempts whose decode worker was gone when they came.
+    unreached: u32,
     last_failure: Option<WorkerFailure>,
     /// What the last look found too little of.
     scarce: Option<Scarce>,
@@ -142,6 +148,7 @@ impl Flight {
             emitted: Vec::new(),
             shunned: Shunned::default(),
             recomputes: 0,
+            unreached: 0,
             last_failure: None,
             scarce: None,
             looks: 0,
@@ -531,7 +538,9 @@ impl Flight {
             return self.answered(reason);
         }
         let number = self.attempt.number + 1;
-        if failure.kind == FailureKind::Final || number >= self.plan.retry.attempts_max {
+        self.unreached += u32::from(self.attempt.stage == Stage::Reserving && failure.is_quick());
+        let spent = number - self.unreached.min(UNREACHED_MAX);
+        if failure.kind == FailureKind::Final || spent >= self.plan.retry.attempts_max {
             return self.end(Err(failure.into()));
         }
         if let Some(at) = &self.attempt.at {

@@ -239,6 +239,11 @@ impl WorkerFailure {
         }
     }
 
+    /// Whether it broke by itself, and not only because its time was up.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.kind == FailureKind::Broken && self.code != Code::DeadlineExceeded
+    }
+
     /// The worker sent what no worker of this release sends.
     pub(crate) fn protocol(role: Role, message: &'static str) -> WorkerFailure {
         WorkerFailure {

@@ -129,25 +129,58 @@ fn attempts_are_counted_and_the_last_failure_is_told() {
     check(
         [
             placed(0),
+            reserved(0),
             decode_fails(0, Status::unavailable("one")),
             pause_over(1),
             placed(1),
+            reserved(1),
             decode_fails(1, Status::aborted("two")),
             pause_over(2),
             placed(2),
+            reserved(2),
             decode_fails(2, Status::cancelled("three")),
         ],
         expect![[r#"
             decode 0
+            prefill 0 ticket 0 d0:1
             drop, retry 1
             place 1
             decode 1
+            prefill 1 ticket 1 d1:1
             drop, retry 2
             place 2
             decode 2
+            prefill 2 ticket 2 d2:1
             drop, end: the decode worker: three
         "#]],
     );
+}
+
+/// How many attempts end with this failure of the reservation before the answer does.
+fn attempts(failure: impl Fn() -> WorkerFailure) -> u32 {
+    let (mut flight, _) = run(plan(), []);
+    for attempt in 0..100 {
+        let _ = flight.step(placed(attempt));
+        let event = DecodeEvent::Failed(failure());
+        let actions = flight.step(Event::Decode { attempt, event });
+        if matches!(actions.last(), Some(Action::End(_))) {
+            return attempt + 1;
+        }
+        let _ = flight.step(pause_over(attempt + 1));
+    }
+    panic!("no attempt is the last");
+}
+
+#[test]
+fn workers_that_cannot_be_reached_cost_no_attempt_until_there_are_too_many() {
+    let of_status = |status| WorkerFailure::of_status(Role::Decode, &status);
+    let refused = || of_status(Status::unavailable("connection refused"));
+    assert_eq!(attempts(refused), UNREACHED_MAX + 3);
+    // One took its time, the other was reached.
+    let silent = || WorkerFailure::silent(Role::Decode, "no answer");
+    assert_eq!(attempts(silent), 3);
+    let full = || of_status(Status::resource_exhausted("full"));
+    assert_eq!(attempts(full), 3);
 }
 
 #[test]
