@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use lava_node::{Override, config};
+use lava_node::{Metrics, Override, config};
 
 /// Accepts requests to language models, places them on workers and streams the answers.
 #[derive(Debug, Parser)]
@@ -23,5 +23,5 @@ async fn main() -> anyhow::Result<()> {
     let mut overrides = Override::from_env(std::env::vars());
     overrides.extend(options.overrides);
     let config = config::load(options.config.as_deref(), &overrides)?;
-    lava_coordinator::process(config).await
+    lava_coordinator::process(config, Metrics::new()).await
 }

@@ -6,12 +6,11 @@ use tokio::net::TcpListener;
 
 use crate::{Config, CoordinatorMetrics, run};
 
-/// Starts log, signals, metrics endpoint and listener, then [`run`]s. Once per process.
+/// Starts log, signals, metrics endpoint and listener, then [`run`]s. Once per process; `metrics` has what the caller shows besides.
 ///
 /// # Errors
 /// The operator's configuration contradicts itself, or a port is taken; or what [`run`] says.
-pub async fn process(config: Config) -> anyhow::Result<()> {
-    let mut metrics = Metrics::new();
+pub async fn process(config: Config, mut metrics: Metrics) -> anyhow::Result<()> {
     let registry = config.registry(&mut metrics)?;
     let (address, http_config) = (config.listen.address, config.http.clone());
     let telemetry_config = config.telemetry.clone();

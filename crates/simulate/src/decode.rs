@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::attempt::Attempt;
@@ -110,6 +111,7 @@ pub(crate) struct Answer {
     events: mpsc::Receiver<Result<DecodeEvent, Status>>,
     ticket: Ticket,
     tickets: Arc<Mutex<HashMap<Ticket, Slot>>>,
+    _expiry: AbortOnDropHandle<()>,
 }
 
 impl Memory {
@@ -203,7 +205,7 @@ impl Decode for DecodeService {
                 pages,
             }),
         );
-        self.expire(ticket, attempt.deadline);
+        let expiry = self.expire(ticket, attempt.deadline);
         let slot = Slot {
             attempt,
             reservation,
@@ -216,6 +218,7 @@ impl Decode for DecodeService {
             events,
             ticket,
             tickets,
+            _expiry: expiry,
         }))
     }
 }
@@ -260,20 +263,18 @@ impl DecodeService {
     }
 
     /// Ends a slot whose transfer does not come in time.
-    fn expire(&self, ticket: Ticket, deadline: Instant) {
-        let tickets = Arc::downgrade(&self.tickets);
-        tokio::spawn(async move {
+    fn expire(&self, ticket: Ticket, deadline: Instant) -> AbortOnDropHandle<()> {
+        let tickets = Arc::clone(&self.tickets);
+        AbortOnDropHandle::new(tokio::spawn(async move {
             sleep_until(deadline).await;
-            let expired = tickets
-                .upgrade()
-                .and_then(|tickets| lock(&tickets).remove(&ticket));
+            let expired = lock(&tickets).remove(&ticket);
             if let Some(slot) = expired {
                 let stage = Stage::Reserved;
                 let _ = slot
                     .output
                     .try_send(Err(Refusal::Deadline { stage }.into()));
             }
-        });
+        }))
     }
 
     async fn receive(
