@@ -157,9 +157,9 @@ impl Book {
         &mut self.prefixes
     }
 
-    /// Counts placements.
+    /// Counts placements, each of which has two claims.
     pub(crate) fn turn(&self) -> u64 {
-        self.next_number
+        self.next_number / 2
     }
 
     /// Probes begun so far.

@@ -156,11 +156,14 @@ fn attempts_are_counted_and_the_last_failure_is_told() {
     );
 }
 
-/// How many attempts end with this failure of the reservation before the answer does.
-fn attempts(failure: impl Fn() -> WorkerFailure) -> u32 {
+/// How many attempts end with this failure of the reservation before the answer does, on workers that take turns.
+fn attempts(workers: u32, failure: impl Fn() -> WorkerFailure) -> u32 {
     let (mut flight, _) = run(plan(), []);
     for attempt in 0..100 {
-        let _ = flight.step(placed(attempt));
+        let Event::Placed { at, .. } = placed(attempt % workers) else {
+            unreachable!("it is one");
+        };
+        let _ = flight.step(Event::Placed { attempt, at });
         let event = DecodeEvent::Failed(failure());
         let actions = flight.step(Event::Decode { attempt, event });
         if matches!(actions.last(), Some(Action::End(_))) {
@@ -175,12 +178,13 @@ fn attempts(failure: impl Fn() -> WorkerFailure) -> u32 {
 fn workers_that_cannot_be_reached_cost_no_attempt_until_there_are_too_many() {
     let of_status = |status| WorkerFailure::of_status(Role::Decode, &status);
     let refused = || of_status(Status::unavailable("connection refused"));
-    assert_eq!(attempts(refused), UNREACHED_MAX + 3);
+    assert_eq!(attempts(100, refused), UNREACHED_MAX + 3);
+    assert_eq!(attempts(2, refused), 2 + 3);
     // One took its time, the other was reached.
     let silent = || WorkerFailure::silent(Role::Decode, "no answer");
-    assert_eq!(attempts(silent), 3);
+    assert_eq!(attempts(100, silent), 3);
     let full = || of_status(Status::resource_exhausted("full"));
-    assert_eq!(attempts(full), 3);
+    assert_eq!(attempts(100, full), 3);
 }
 
 #[test]
