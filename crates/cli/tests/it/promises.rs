@@ -46,6 +46,27 @@ fn check_same(undisturbed: &Answer, answer: &Answer) -> usize {
     same
 }
 
+/// Freezes the decode worker under an answer, which goes on elsewhere to its end. How long it stood still.
+async fn freeze_decoding(fleet: &Fleet, client: &mut InferenceClient<Channel>) -> Duration {
+    let answering = client.generate(request(60, 300, 128)).await;
+    let mut stream = answering.unwrap().into_inner();
+    let mut answer = Answer::default();
+    answer.read(&mut stream, 4).await.unwrap();
+    let frozen = fleet.busy("decode", "lava_decode_slots");
+    let frozen = fleet.process(&frozen.expect("it decodes"));
+    frozen.signal("STOP");
+    let began = Instant::now();
+    let more = answer.tokens.len() + 8;
+    answer.read(&mut stream, more).await.unwrap();
+    let took = began.elapsed();
+    answer.read(&mut stream, usize::MAX).await.unwrap();
+    assert_eq!(answer.tokens.len(), 300);
+    assert_eq!(answer.transfer().recomputes, 1);
+    frozen.signal("CONT");
+    fleet.idle();
+    took
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn promise_1_a_killed_decode_worker_leaves_no_gap_no_repeat_and_nothing_held() {
     // Enough of them are left when the worker is killed.
@@ -141,28 +162,8 @@ async fn promise_2_a_reservation_is_kept_while_its_prompt_waits_its_turn() {
 async fn promise_5_a_frozen_worker_is_an_error_and_not_a_hang() {
     let fleet = Fleet::with(&[("coordinator", "workers.keep_alive_ms=1000")]).await;
     let mut client = fleet.client().await;
-    let mut stream = client
-        .generate(request(60, 300, 128))
-        .await
-        .unwrap()
-        .into_inner();
-    let mut answer = Answer::default();
-    answer.read(&mut stream, 4).await.unwrap();
-    let frozen = fleet
-        .busy("decode", "lava_decode_slots")
-        .expect("it decodes");
-    fleet.process(&frozen).signal("STOP");
-    let began = Instant::now();
-    answer.read(&mut stream, 6).await.unwrap();
-    let took = began.elapsed();
+    let took = freeze_decoding(&fleet, &mut client).await;
     println!("a frozen decode worker was noticed after {took:?}");
-    answer.read(&mut stream, usize::MAX).await.unwrap();
-    assert_eq!(
-        (answer.tokens.len(), answer.transfer().recomputes),
-        (300, 1)
-    );
-    fleet.process(&frozen).signal("CONT");
-    fleet.idle();
 
     let mut stream = client
         .generate(request(1200, 4, 128))
@@ -504,25 +505,8 @@ async fn promise_15_ports_are_found_by_registration_and_idle_connections_live() 
     fleet.workers_ready("decode", 2);
 
     // A link that dies in silence is noticed: its worker is frozen, and still holds the connection.
-    let mut stream = client
-        .generate(request(60, 300, 128))
-        .await
-        .unwrap()
-        .into_inner();
-    let mut answer = Answer::default();
-    answer.read(&mut stream, 4).await.unwrap();
-    let frozen = fleet
-        .busy("decode", "lava_decode_slots")
-        .expect("it decodes");
-    fleet.process(&frozen).signal("STOP");
-    let began = Instant::now();
-    let more = answer.tokens.len() + 8;
-    answer.read(&mut stream, more).await.unwrap();
-    println!("a dead connection was noticed after {:?}", began.elapsed());
-    answer.read(&mut stream, usize::MAX).await.unwrap();
-    assert_eq!(answer.tokens.len(), 300);
-    fleet.process(&frozen).signal("CONT");
-    fleet.idle();
+    let took = freeze_decoding(&fleet, &mut client).await;
+    println!("a dead connection was noticed after {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
