@@ -6,6 +6,7 @@ mod engine;
 mod fleet;
 mod replay;
 mod serve;
+mod together;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -29,6 +30,8 @@ enum What {
     Replay(replay::Replay),
     /// Latencies and throughput of a coordinator under requests that do not wait for each other.
     Serve(Box<serve::Serve>),
+    /// Up to which length a prompt is best computed beside the decode worker: `placement.together_tokens_max`.
+    Together(together::Together),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
@@ -38,5 +41,6 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         What::Engine(options) => engine::run(options),
         What::Replay(options) => replay::run(options),
         What::Serve(options) => serve::run(options),
+        What::Together(options) => together::run(options),
     }
 }

@@ -16,12 +16,14 @@ mod gpus;
 mod heap;
 mod model;
 mod options;
+mod pair;
 mod process;
 mod progress;
 mod remote;
 mod report;
 mod serve;
 mod simulate;
+mod worker;
 mod workers;
 
 use std::process::ExitCode;
@@ -46,6 +48,8 @@ enum Command {
     Prefill(workers::WorkerArgs),
     /// Run a decode worker.
     Decode(workers::WorkerArgs),
+    /// Run a prefill and a decode worker in one process, with one model in memory.
+    Worker(process::ConfigArgs),
     /// List GPUs that models can run on, and what is missing.
     Gpus,
     /// Let a worker finish what it has and end.
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Coordinator(args) => coordinator::run(&args).map(done),
         Command::Prefill(args) => workers::prefill(&args).map(done),
         Command::Decode(args) => workers::decode(&args).map(done),
+        Command::Worker(args) => worker::run(&args).map(done),
         Command::Gpus => gpus::run().map(done),
         Command::Drain(options) => drain::run(&options).map(done),
         Command::Generate(options) => match &options.addr[..] {

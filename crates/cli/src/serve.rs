@@ -7,13 +7,14 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use lava_cluster::Registry;
 use lava_coordinator::CoordinatorMetrics;
-use lava_decode_worker::{DecodeSection, DecodeWorker};
+use lava_decode_worker::DecodeSection;
 use lava_node::{Health, HttpConfig, Metrics, Shutdown, TelemetryConfig};
-use lava_prefill_worker::{PrefillSection, PrefillWorker};
+use lava_prefill_worker::PrefillSection;
 use lava_worker::{Membership, ModelSection};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::pair::{Pair, Seat};
 use crate::process::{ConfigArgs, Process, block_on, listen, load, worker_id};
 
 /// Arguments of `lava serve`.
@@ -107,8 +108,7 @@ pub(crate) struct Roles {
     listener: TcpListener,
     coordinator: lava_coordinator::Plan,
     counters: CoordinatorMetrics,
-    prefill: PrefillWorker,
-    decode: DecodeWorker,
+    workers: Pair,
 }
 
 impl Roles {
@@ -119,8 +119,7 @@ impl Roles {
         Ok(Self {
             listener,
             coordinator: plan.coordinator,
-            prefill: PrefillWorker::new(plan.prefill, loaded.clone(), None, metrics)?,
-            decode: DecodeWorker::new(plan.decode, loaded, None, metrics)?,
+            workers: Pair::new(plan.prefill, plan.decode, loaded, None, metrics)?,
             counters: CoordinatorMetrics::register(metrics),
         })
     }
@@ -134,29 +133,15 @@ impl Roles {
     /// Serves until `shutdown` is triggered, or a part fails, and the answers under way have ended.
     pub(crate) async fn run(self, health: Health, shutdown: Shutdown) -> Result<()> {
         let address = self.address()?;
-        let judged = health.clone();
         let registry = Registry::memory();
-        // The workers go on until the coordinator has no request left.
+        // The workers go on until the coordinator has no request left, unless one of them ends by itself.
         let workers_end = Shutdown::new();
-        let (prefill_at, prefill_membership) = join(&registry, "prefill").await?;
-        let (decode_at, decode_membership) = join(&registry, "decode").await?;
-        let (prefill_health, decode_health) = (Health::new(), Health::new());
-        let prefilling = self.prefill.serve(
-            prefill_at,
-            prefill_membership,
-            prefill_health.clone(),
-            workers_end.clone(),
-        );
-        let decoding = self.decode.serve(
-            decode_at,
-            decode_membership,
-            decode_health.clone(),
-            workers_end.clone(),
-        );
-        // A worker that has ended by itself takes the others along.
-        let (end, dying) = (shutdown.clone(), shutdown.clone());
-        let prefilling = async { (prefilling.await, end.trigger()).0 };
-        let decoding = async { (decoding.await, end.trigger()).0 };
+        let prefill_at = join(&registry, "prefill").await?;
+        let decode_at = join(&registry, "decode").await?;
+        let (judged, ending) = (health.clone(), shutdown.clone());
+        let working = self
+            .workers
+            .serve(prefill_at, decode_at, &judged, &workers_end, &ending);
         tracing::info!(%address, "all roles ready");
         let coordinating = async {
             let run = lava_coordinator::run(
@@ -171,26 +156,13 @@ impl Roles {
             workers_end.trigger();
             ended
         };
-        // A dead engine makes the whole process unhealthy, and ends it.
-        let watching = async {
-            let reason = tokio::select! {
-                reason = prefill_health.failure() => reason,
-                reason = decode_health.failure() => reason,
-            };
-            judged.failed(reason);
-            dying.trigger();
-            std::future::pending::<()>().await;
-        };
-        let all = async { tokio::join!(prefilling, decoding, coordinating) };
-        tokio::select! {
-            (prefill, decode, coordinator) = all => prefill.and(decode).and(coordinator),
-            () = watching => Ok(()),
-        }
+        let (worked, coordinated) = tokio::join!(working, coordinating);
+        worked.and(coordinated)
     }
 }
 
 /// A loopback port for a worker, and its entry in the registry.
-async fn join(registry: &Registry, role: &str) -> Result<(TcpListener, Membership)> {
+async fn join(registry: &Registry, role: &str) -> Result<Seat> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = listen(any).await?;
     let address = listener

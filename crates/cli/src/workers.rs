@@ -84,7 +84,7 @@ pub(crate) fn registry(etcd: Option<EtcdPlan>, metrics: &mut Metrics) -> Registr
     }
 }
 
-fn membership(
+pub(crate) fn membership(
     role: &str,
     registry: Registry,
     section: &ListenSection,

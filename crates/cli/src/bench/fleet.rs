@@ -97,19 +97,12 @@ impl Fleet {
             stop: stop.clone(),
         };
         for _ in 0..coordinators {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-            fleet.coordinators.push(listener.local_addr()?);
-            tokio::spawn(lava_coordinator::run(
-                config.clone().into_plan()?,
-                registry.clone(),
-                listener,
-                CoordinatorMetrics::register(&mut Metrics::new()),
-                Health::new(),
-                stop.clone(),
-            ));
+            let started = coordinator(config.clone(), registry.clone(), &stop).await?;
+            fleet.coordinators.push(started);
         }
+        let workers = (prefill_workers.into(), decode_workers.into());
         for &coordinator in &fleet.coordinators {
-            fleet.until_ready(coordinator).await?;
+            until_ready(coordinator, workers).await?;
         }
         Ok(fleet)
     }
@@ -118,29 +111,48 @@ impl Fleet {
     pub(super) async fn client(&self) -> Result<InferenceClient<Channel>> {
         connect(self.coordinators[0]).await
     }
+}
 
-    async fn until_ready(&self, coordinator: SocketAddr) -> Result<()> {
-        let until = Instant::now() + READY_TIMEOUT;
-        let mut client = connect(coordinator).await?;
-        let wanted = (self.prefill.len() as u32, self.decode.len() as u32);
-        loop {
-            let listed = client.list_models(v1::ListModelsRequest {}).await?;
-            let models = listed.into_inner().models;
-            if models
-                .iter()
-                .any(|model| (model.prefill_workers, model.decode_workers) == wanted)
-            {
-                return Ok(());
-            }
-            if Instant::now() > until {
-                bail!("a coordinator does not see its workers");
-            }
-            sleep(Duration::from_millis(10)).await;
+/// Starts a coordinator at a loopback port, until `stop`.
+pub(super) async fn coordinator(
+    config: Config,
+    registry: Registry,
+    stop: &Shutdown,
+) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(lava_coordinator::run(
+        config.into_plan()?,
+        registry,
+        listener,
+        CoordinatorMetrics::register(&mut Metrics::new()),
+        Health::new(),
+        stop.clone(),
+    ));
+    Ok(address)
+}
+
+/// Waits until a coordinator has a model with so many prefill and decode workers.
+pub(super) async fn until_ready(coordinator: SocketAddr, workers: (u32, u32)) -> Result<v1::Model> {
+    let until = Instant::now() + READY_TIMEOUT;
+    let mut client = connect(coordinator).await?;
+    loop {
+        let listed = client.list_models(v1::ListModelsRequest {}).await?;
+        let models = listed.into_inner().models;
+        let mut ready = models
+            .into_iter()
+            .filter(|model| (model.prefill_workers, model.decode_workers) == workers);
+        if let Some(model) = ready.next() {
+            return Ok(model);
         }
+        if Instant::now() > until {
+            bail!("a coordinator does not see its workers");
+        }
+        sleep(Duration::from_millis(10)).await;
     }
 }
 
-async fn connect(coordinator: SocketAddr) -> Result<InferenceClient<Channel>> {
+pub(super) async fn connect(coordinator: SocketAddr) -> Result<InferenceClient<Channel>> {
     let client = InferenceClient::connect(format!("http://{coordinator}")).await;
     Ok(client
         .context("the coordinator cannot be reached")?

@@ -7,6 +7,7 @@ mod asking;
 mod bad_input;
 mod bench;
 mod bench_serve;
+mod both_roles;
 mod budgets;
 mod clients;
 mod cluster;
