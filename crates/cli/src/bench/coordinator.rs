@@ -2,6 +2,7 @@
 //! share this machine, so figures are bounds from below.
 
 mod ask;
+mod times;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,12 +14,14 @@ use clap::Args;
 use lava_coordinator::Config;
 use lava_simulate::Profile;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use super::fleet::{Fleet, FleetPlan};
 use crate::files::{self, Wanted};
 use crate::heap::HEAP;
 use crate::process::block_on;
 use ask::{Ask, Direct};
+use times::Times;
 
 /// Arguments of `lava bench coordinator`.
 #[derive(Args)]
@@ -145,30 +148,29 @@ async fn throughput(
     let request = Arc::new(ask.request(&fleet.model));
     let began = Instant::now();
     let until = began + Duration::from_secs(seconds.into());
+    let times = Arc::new(Mutex::new(Times::new()));
     let mut loops = Vec::new();
     for _ in 0..options.concurrency {
         let (mut client, request) = (fleet.client().await?, Arc::clone(&request));
+        let times = Arc::clone(&times);
         loops.push(tokio::spawn(async move {
-            let mut times = Vec::new();
             while Instant::now() < until {
                 let began = Instant::now();
                 whole(
                     Ask::coordinator(&mut client, (*request).clone()).await?,
                     ask,
                 )?;
-                times.push(began.elapsed());
+                times.lock().await.add(began.elapsed());
             }
-            anyhow::Ok(times)
+            anyhow::Ok(())
         }));
     }
-    let mut times = Vec::new();
     for of_loop in loops {
-        times.extend(of_loop.await.context("a client panicked")??);
+        of_loop.await.context("a client panicked")??;
     }
-    let seconds = began.elapsed().as_secs_f64();
-    let rate = times.len() as f64 / seconds;
-    let half = median(&mut times);
-    let p99 = times[(times.len() - 1) * 99 / 100].as_secs_f64() * 1e3;
+    let times = times.lock().await;
+    let rate = times.count() as f64 / began.elapsed().as_secs_f64();
+    let (half, p99) = (times.quantile(0.5), times.quantile(0.99));
     println!(
         "{name} of {} tokens, {} at once: {rate:.0} requests/s, median {half:.2} ms, p99 {p99:.2} ms",
         ask.prompt_tokens, options.concurrency

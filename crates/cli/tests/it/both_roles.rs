@@ -1,6 +1,7 @@
 //! `lava worker`: both roles in one process, where short prompts stay; and the bench that says which are short.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use lava_test_support::{Architecture, HfDtype, ToyModel};
 
@@ -52,6 +53,14 @@ fn short_prompts_stay_in_the_process_with_both_roles() {
     push_settings(&mut arguments, &settings);
     let mut coordinator = Process::start(folder.path(), "coordinator", &arguments);
     coordinator.ready();
+    let began = Instant::now();
+    while coordinator.metric("lava_coordinator_workers_ready{role=\"prefill\"}") != Some(2.0) {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "not both are seen"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let ask = |words: usize| {
         let prompt = "a ".repeat(words);
         let addr = address.to_string();
