@@ -129,6 +129,7 @@ where
     let server = Server::builder()
         .http2_keepalive_interval(Some(keep_alive))
         .max_concurrent_streams(flights_max.saturating_add(STREAMS_SPARE))
+        .max_frame_size(lava_proto::FRAME_BYTES_MAX)
         .add_service(service)
         .add_service(health.service(&[SERVICE_NAME]))
         .add_service(reflection().build_v1()?)

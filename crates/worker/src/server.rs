@@ -30,6 +30,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub fn server_builder() -> Server {
     Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
+        .max_frame_size(lava_proto::FRAME_BYTES_MAX)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
