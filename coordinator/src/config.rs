@@ -123,7 +123,7 @@ pub struct WorkersConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryConfig {
-    /// Most attempts of one answer, the first one included.
+    /// Most attempts of one answer, the first one included; a decode worker that lets nothing in is free once.
     pub attempts_max: u32,
     /// Longest pause before the first retry; it doubles with each, up to a second. Milliseconds.
     pub pause_ms: u64,

@@ -28,8 +28,8 @@ mod event;
 pub(crate) use action::{Action, Answered, Before, FlightError};
 pub(crate) use event::{DecodeEvent, Event, PrefillEvent, Ticket};
 
-/// Attempts of one answer that could not even reserve, since their decode worker is gone: they cost no work. So many of them do not
-/// count among the others, each worker's first.
+/// Attempts of one answer whose decode worker let nothing in and said so at once, as one does that is gone or about to go: they
+/// cost no work. So many of them do not count among the others, each worker's first.
 const UNREACHED_MAX: u32 = 16;
 
 /// Decode tokens to hold back before reading stops until the first token has come. The first token
@@ -79,7 +79,7 @@ pub(crate) struct Flight {
     emitted: Vec<u32>,
     shunned: Shunned,
     recomputes: u32,
-    /// Decode workers that were gone when an attempt came.
+    /// Decode workers that let no attempt in.
     unreached: u32,
     last_failure: Option<WorkerFailure>,
     /// What the last look found too little of.
@@ -540,8 +540,8 @@ impl Flight {
         let number = self.attempt.number + 1;
         let decode = self.attempt.at.as_ref().map(|at| &at.decode);
         let is_new = decode.is_some_and(|decode| !self.shunned.broken.contains_key(decode));
-        let is_gone = self.attempt.stage == Stage::Reserving && failure.is_quick();
-        self.unreached += u32::from(is_new && is_gone);
+        let is_shut = self.attempt.stage == Stage::Reserving && failure.is_quick();
+        self.unreached += u32::from(is_new && is_shut);
         let spent = number - self.unreached.min(UNREACHED_MAX);
         if failure.kind == FailureKind::Final || spent >= self.plan.retry.attempts_max {
             return self.end(Err(failure.into()));

@@ -42,7 +42,7 @@ const STAGES: [Stage; 7] = [
     },
     Stage {
         name: "test",
-        budget_minutes: 20,
+        budget_minutes: 24,
         run: test,
     },
     Stage {

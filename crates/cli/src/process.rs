@@ -111,3 +111,11 @@ pub(crate) fn worker_id(role: &str) -> Result<String> {
     let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("{role}-{hex}"))
 }
+
+/// A file of deploy/config.
+#[cfg(test)]
+pub(crate) fn sample<T: DeserializeOwned>(file: &str) -> T {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/config");
+    let path = std::path::Path::new(folder).join(file);
+    config::load(Some(&path), &[]).unwrap()
+}

@@ -179,14 +179,11 @@ async fn join(registry: &Registry, role: &str) -> Result<Seat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::sample;
 
     #[test]
     fn the_sample_file_is_the_defaults() {
-        let sample = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../deploy/config/serve.toml"
-        );
-        let mut parsed: ServeConfig = lava_node::config::load(Some(sample.as_ref()), &[]).unwrap();
+        let mut parsed: ServeConfig = sample("serve.toml");
         assert!(
             parsed.model.path.take().is_some(),
             "the sample names a model"

@@ -106,14 +106,11 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::sample;
 
     #[test]
     fn the_sample_file_is_the_defaults() {
-        let sample = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../deploy/config/worker.toml"
-        );
-        let mut parsed: WorkerConfig = lava_node::config::load(Some(sample.as_ref()), &[]).unwrap();
+        let mut parsed: WorkerConfig = sample("worker.toml");
         assert!(
             parsed.model.path.take().is_some(),
             "the sample names a model"

@@ -102,7 +102,7 @@ impl Fleet {
         }
         let workers = (prefill_workers.into(), decode_workers.into());
         for &coordinator in &fleet.coordinators {
-            until_ready(coordinator, workers).await?;
+            until_ready(coordinator, workers, READY_TIMEOUT).await?;
         }
         Ok(fleet)
     }
@@ -133,20 +133,25 @@ pub(super) async fn coordinator(
 }
 
 /// Waits until a coordinator has a model with so many prefill and decode workers.
-pub(super) async fn until_ready(coordinator: SocketAddr, workers: (u32, u32)) -> Result<v1::Model> {
-    let until = Instant::now() + READY_TIMEOUT;
+pub(super) async fn until_ready(
+    coordinator: SocketAddr,
+    workers: (u32, u32),
+    within: Duration,
+) -> Result<v1::Model> {
+    let until = Instant::now() + within;
     let mut client = connect(coordinator).await?;
     loop {
         let listed = client.list_models(v1::ListModelsRequest {}).await?;
         let models = listed.into_inner().models;
-        let mut ready = models
-            .into_iter()
-            .filter(|model| (model.prefill_workers, model.decode_workers) == workers);
-        if let Some(model) = ready.next() {
-            return Ok(model);
+        let seen = |model: &v1::Model| (model.prefill_workers, model.decode_workers);
+        if let Some(model) = models.iter().find(|model| seen(model) == workers) {
+            return Ok(model.clone());
         }
         if Instant::now() > until {
-            bail!("a coordinator does not see its workers");
+            let seen: Vec<_> = models.iter().map(seen).collect();
+            bail!(
+                "after {within:?} a coordinator sees prefill and decode workers {seen:?}, by model, expected {workers:?} of one"
+            );
         }
         sleep(Duration::from_millis(10)).await;
     }

@@ -58,6 +58,8 @@ pub(super) struct Together {
 const STREAM_PROMPT_TOKENS: u32 = 16;
 /// Tokens of the other answers at most, whose reservations share the decode worker's memory.
 const STREAM_TOKENS_MAX: u32 = 2048;
+/// Time for a coordinator to see its two workers.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the other answers to begin.
 const STREAMS_BEGIN: Duration = Duration::from_secs(60);
 /// The shortest time that the other answers are watched alone.
@@ -195,7 +197,8 @@ impl<'a> Bench<'a> {
         Ok(streams)
     }
 
-    /// Prompts of one length: nobody, one way, the other way, and the next time in the other order.
+    /// Prompts of one length, one way and then the other, the next time in the other order. After each, the other answers
+    /// alone for as long.
     async fn row(&self, prompt_tokens: u32) -> Result<Row> {
         let mut row = Row::new(prompt_tokens, self.options.streams.into());
         for round in 0..self.options.requests {
@@ -259,7 +262,10 @@ async fn way(
     let workers = [prefill.to_owned(), options.decode.clone()];
     let registry = Registry::of_addresses(workers);
     let address = coordinator(Config::default(), registry, stop).await?;
-    let model = until_ready(address, (1, 1)).await;
-    let model = model.with_context(|| format!("{prefill} and {} are no pair", options.decode))?;
+    let model = until_ready(address, (1, 1), READY_TIMEOUT).await;
+    let model = model.with_context(|| {
+        let decode = &options.decode;
+        format!("{prefill} and {decode} are no prefill and decode worker of one model")
+    })?;
     Ok((connect(address).await?, model))
 }
