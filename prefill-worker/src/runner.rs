@@ -281,7 +281,8 @@ impl Runner {
             drop(place);
             match receipt {
                 Ok(receipt) if receipt == expected => {
-                    let wait = layer_end.elapsed();
+                    let received = Instant::now();
+                    let wait = received - layer_end;
                     counters.receipt_seconds.observe(wait.as_secs_f64());
                     counters.full_bytes.inc_by(stats.full_bytes);
                     counters.shipped_bytes.inc_by(stats.shipped_bytes);
@@ -294,7 +295,7 @@ impl Runner {
                     stats.receipt_ms = milliseconds(wait);
                     stats.transfer_ms = sealed
                         .began
-                        .map_or(0.0, |began| milliseconds(began.elapsed()));
+                        .map_or(0.0, |began| milliseconds(received - began));
                     send(&events, done(stats));
                 }
                 Ok(_) => {

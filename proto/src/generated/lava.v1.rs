@@ -238,7 +238,8 @@ pub struct TransferStats {
     /// First frame to receipt, milliseconds.
     #[prost(double, tag = "10")]
     pub transfer_ms: f64,
-    /// End of the last layer to the receipt, milliseconds; what of the transfer computing could not hide.
+    /// End of the last layer to the receipt, milliseconds; what of the transfer the layers could not hide. Its beginning
+    /// and the end of prefill_ms, the logits, are the same time.
     #[prost(double, tag = "11")]
     pub receipt_ms: f64,
     /// Receipt of the seal to the start of the first decode step, milliseconds.
