@@ -188,17 +188,17 @@ impl Book {
         }
     }
 
-    /// Forgets what has ended on workers that are gone: no probe will ever see it.
-    pub(crate) fn forget_gone(&mut self, is_known: impl Fn(&WorkerId) -> bool) {
-        let gone = self.entries.iter().filter(|(worker, _)| !is_known(worker));
-        let ended = gone.flat_map(|(worker, entries)| {
+    /// Forgets what has ended on workers that are silent or gone: the load of such a one is not used, and the probe
+    /// that brings it back shows what became of it.
+    pub(crate) fn forget_ended(&mut self, answers: impl Fn(&WorkerId) -> bool) {
+        let silent = self.entries.iter().filter(|(worker, _)| !answers(worker));
+        let ended = silent.flat_map(|(worker, entries)| {
             let ended = entries.iter().filter(|(_, entry)| entry.is_over());
             ended.map(|(&number, _)| (worker.clone(), number))
         });
         for (worker, number) in ended.collect::<Vec<_>>() {
             self.enter_stage(&worker, number, None);
         }
-        self.prefixes.forget_gone(is_known);
     }
 
     fn add(&mut self, worker: &WorkerId, claimed: Claimed, blocks: Arc<[BlockName]>) -> u64 {
@@ -382,16 +382,16 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_on_a_worker_that_is_gone_is_forgotten() {
+    fn what_ended_on_a_worker_that_does_not_answer_is_forgotten() {
         let ledger = Ledger::default();
         let one = claim(&ledger);
         one.landed(None);
         probe(&ledger);
-        ledger.lock().forget_gone(|_| false);
+        ledger.lock().forget_ended(|_| false);
         drop(one);
-        ledger.lock().forget_gone(|_| true);
+        ledger.lock().forget_ended(|_| true);
         assert_eq!(pages(&ledger), -10);
-        ledger.lock().forget_gone(|_| false);
+        ledger.lock().forget_ended(|_| false);
         assert!(ledger.lock().totals().is_empty());
         assert!(ledger.lock().entries.is_empty());
     }

@@ -7,13 +7,14 @@
 //! once they are here.
 
 mod fetch;
+mod followed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use lava_cluster::{Following, Members, Registry, WorkerRecord};
+use lava_cluster::{Following, Members, Registry};
 use lava_node::{Health, World, supervise};
 use lava_prefix::Changes;
 use lava_proto::MESSAGE_BYTES_MAX;
@@ -23,10 +24,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::admission::Room;
 use fetch::fetch;
+use followed::{Followed, MemberState};
 
 use crate::breaker::Breakers;
 use crate::config::{PlacementPlan, Workers};
@@ -37,10 +39,6 @@ use crate::prefixes::PromptBlocks;
 use crate::snapshot::{Load, Model, Role, Snapshot, TextDigest, Worker, WorkerId};
 use crate::texts::{Text, TextsError};
 use crate::wire;
-
-/// Unread bytes of one answer. What slow clients leave unread counts against the connection too, so a
-/// small stream window and room for all of them keep one client from holding up the others.
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 
 /// Between two attempts to get text files that failed: building them keeps a core busy.
 const TEXT_FILES_PAUSE: Duration = Duration::from_secs(10);
@@ -258,27 +256,6 @@ struct Answered {
     prefixes: Option<Changes>,
 }
 
-/// A member that is probed.
-struct Followed {
-    record: WorkerRecord,
-    /// The registry lost it; it is forgotten once it does not answer.
-    lapsed: bool,
-    /// For probes, which must not wait behind answers.
-    control: Channel,
-    /// For the calls of attempts.
-    calls: Channel,
-    probing: bool,
-    state: MemberState,
-}
-
-enum MemberState {
-    /// Not asked yet.
-    New,
-    Answers(Worker),
-    /// The last probe failed; what it was before that, if it ever answered.
-    Silent(Option<Worker>),
-}
-
 enum TextState {
     Fetching,
     Ready(Arc<Text>),
@@ -357,7 +334,7 @@ impl Follower {
                 followed.record = record.clone();
                 continue;
             }
-            match followed(record, &self.settings, &self.world) {
+            match Followed::new(record, &self.settings, &self.world) {
                 Ok(followed) => {
                     self.members.insert(member.clone(), followed);
                 }
@@ -489,11 +466,15 @@ impl Follower {
     /// Tells everybody what is known now.
     fn publish(&mut self) {
         let mut seen = Seen::default();
+        let mut answering = BTreeSet::new();
         for followed in self.members.values() {
             let Some(worker) = followed.state.worker() else {
                 continue;
             };
-            let answers = matches!(followed.state, MemberState::Answers(_));
+            let answers = followed.answers();
+            if answers {
+                answering.insert(worker.id.clone());
+            }
             let digest = worker.model.text_digest;
             let text = match self.texts.get(&digest) {
                 Some(TextState::Ready(text)) => Some(Arc::clone(text)),
@@ -543,7 +524,8 @@ impl Follower {
                 book.prefixes_mut().take(&answered.worker, &changes);
             }
         }
-        book.forget_gone(is_known);
+        book.prefixes_mut().forget_gone(is_known);
+        book.forget_ended(|id| answering.contains(id));
         self.published.send_replace(Arc::new(seen));
         drop(book);
         self.room.appeared();
@@ -553,46 +535,4 @@ impl Follower {
 fn lock(breakers: &Mutex<Breakers>) -> MutexGuard<'_, Breakers> {
     // Nothing that holds the lock panics half way.
     breakers.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl MemberState {
-    /// What it last said of itself.
-    fn worker(&self) -> Option<&Worker> {
-        match self {
-            MemberState::New | MemberState::Silent(None) => None,
-            MemberState::Answers(worker) | MemberState::Silent(Some(worker)) => Some(worker),
-        }
-    }
-}
-
-impl Followed {
-    fn is_worth_keeping(&self) -> bool {
-        !self.lapsed || matches!(self.state, MemberState::Answers(_))
-    }
-}
-
-fn followed(
-    record: &WorkerRecord,
-    settings: &Workers,
-    world: &World,
-) -> Result<Followed, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{}", record.address))?
-        .connect_timeout(settings.connect_timeout)
-        .http2_keep_alive_interval(settings.keep_alive)
-        .keep_alive_timeout(settings.keep_alive)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    let connection_window = STREAM_WINDOW_BYTES.saturating_mul(settings.calls_max);
-    let calls = endpoint
-        .clone()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(connection_window.min(i32::MAX as u32));
-    Ok(Followed {
-        record: record.clone(),
-        lapsed: false,
-        control: world.channel(&endpoint),
-        calls: world.channel(&calls),
-        probing: false,
-        state: MemberState::New,
-    })
 }
