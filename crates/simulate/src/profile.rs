@@ -10,11 +10,13 @@ use serde::Deserialize;
 use crate::fault::FaultSection;
 
 /// A profile as it is written. `deploy/config/simulate.toml` explains every key.
-#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Profile {
     /// Every choice follows from it.
     pub seed: u64,
+    /// Time for what runs when a worker is told to end.
+    pub drain_timeout_ms: u64,
     /// What is served.
     pub model: ModelProfile,
     /// Of prefill workers.
@@ -87,6 +89,20 @@ pub struct DecodeTimes {
     pub cache_bytes: u64,
     /// Sequences that wait for their cache or run.
     pub slots_max: usize,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            drain_timeout_ms: 30_000,
+            model: ModelProfile::default(),
+            prefill: PrefillTimes::default(),
+            transfer: TransferTimes::default(),
+            decode: DecodeTimes::default(),
+            faults: Vec::new(),
+        }
+    }
 }
 
 impl Default for ModelProfile {

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lava_node::{Health, Shutdown, State, World};
@@ -180,7 +181,7 @@ impl Worker {
             WorkerServer::new(describe).max_encoding_message_size(lava_proto::MESSAGE_BYTES_MAX)
         };
         let names = [worker_server::SERVICE_NAME];
-        let timeout = std::time::Duration::from_secs(30);
+        let timeout = Duration::from_millis(profile.drain_timeout_ms);
         let served = match role {
             Role::Prefill => {
                 let (busy, queue_max) = (Arc::new(Busy::new(watch)), profile.prefill.queue_max);

@@ -97,7 +97,7 @@ impl Asking {
                 self.story.borrow_mut().counts.cancelled += 1;
             }
             // A host that is down takes connections and says nothing until it is back.
-            Err(_) if plan.crashes_coordinator(ask.coordinator) => {
+            Err(_) if plan.ends_coordinator(ask.coordinator) => {
                 self.tell("gave its coordinator up");
                 self.story.borrow_mut().counts.failed += 1;
             }
@@ -172,7 +172,7 @@ impl Asking {
             _ if self.plan.spared => false,
             // The connection to the coordinator broke, and not one behind it.
             Code::Unknown | Code::Internal | Code::Cancelled => {
-                self.plan.crashes_coordinator(ask.coordinator)
+                self.plan.ends_coordinator(ask.coordinator)
             }
             // Those that cannot be were not sent.
             Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => false,

@@ -25,8 +25,10 @@ use crate::plan::{self, Plan};
 pub(crate) struct Process {
     /// How often it was started.
     lives: Cell<u64>,
-    /// Its newest life is over: by a fault of its profile, or from outside.
+    /// Its newest life is over: by a fault of its profile, from outside, or because it has drained.
     pub(crate) killed: RefCell<CancellationToken>,
+    /// Tells its newest life to end.
+    pub(crate) shutdown: RefCell<Shutdown>,
     /// Of each of its lives.
     health: RefCell<Vec<Health>>,
     /// Of its newest life.
@@ -39,7 +41,15 @@ impl Process {
         self.lives.set(self.lives.get() + 1);
         self.health.borrow_mut().push(health.clone());
         self.killed.replace(CancellationToken::new());
+        self.shutdown.replace(Shutdown::new());
         self.lives.get()
+    }
+
+    /// The end of a life that was not killed: nothing is left of it, and it waits for its host to be taken down.
+    async fn ended(&self, connections: &Connections) -> turmoil::Result {
+        connections.close();
+        self.killed.borrow().cancel();
+        std::future::pending().await
     }
 
     /// Whether no part of it has broken, in any life.
@@ -103,11 +113,15 @@ impl Common {
                     },
                 };
                 let incoming = connections.incoming().await?;
-                let serving =
-                    serving.serve_in_world(world, incoming, membership, health, Shutdown::new());
+                let shutdown = process.shutdown.borrow().clone();
+                let serving = serving.serve_in_world(world, incoming, membership, health, shutdown);
+                let life = async {
+                    serving.await?;
+                    process.ended(&connections).await
+                };
                 tokio::select! {
                     biased;
-                    ended = serving => Ok(ended?),
+                    ended = life => ended,
                     never = clock(host) => match never {},
                     never = end(&killed, &connections) => match never {},
                 }
@@ -139,20 +153,19 @@ impl Common {
                 let mut metrics = Metrics::new();
                 let counters = CoordinatorMetrics::register(&mut metrics);
                 process.series.replace(Some(metrics.finish()));
-                let settings = settings().into_plan()?;
+                let settings = settings(host).into_plan()?;
+                let shutdown = process.shutdown.borrow().clone();
                 let incoming = connections.incoming().await?;
                 let serving = lava_coordinator::run_in_world(
-                    world,
-                    settings,
-                    registry,
-                    incoming,
-                    counters,
-                    health,
-                    Shutdown::new(),
+                    world, settings, registry, incoming, counters, health, shutdown,
                 );
+                let life = async {
+                    serving.await?;
+                    process.ended(&connections).await
+                };
                 tokio::select! {
                     biased;
-                    ended = serving => Ok(ended?),
+                    ended = life => ended,
                     never = clock(host) => match never {},
                     never = end(&killed, &connections) => match never {},
                 }
@@ -163,8 +176,9 @@ impl Common {
 }
 
 /// Short times, so that much happens in a short run.
-fn settings() -> Config {
+fn settings(host: &plan::Host) -> Config {
     let mut config = Config::default();
+    config.drain.timeout_ms = host.drain_timeout.as_millis() as u64;
     config.workers.probe_interval_ms = 200;
     config.workers.probe_timeout_ms = 400;
     config.workers.connect_timeout_ms = 300;

@@ -140,6 +140,7 @@ fn the_seeds_lose_no_request_and_no_token_and_give_everything_back() {
         counts.cancelled > seeds / 4 && counts.failed > seeds / 4,
         "{counts:?}"
     );
+    assert!(counts.drained > seeds / 8, "{counts:?}");
 }
 
 #[test]

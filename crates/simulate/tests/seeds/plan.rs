@@ -37,6 +37,10 @@ pub(crate) struct Host {
     pub(crate) drift: Duration,
     /// When its clock jumps ahead, as after a pause, and how far.
     pub(crate) jumps: Vec<(Duration, Duration)>,
+    /// Until it is started again after it ended by itself: by a fault of its profile, or drained.
+    pub(crate) away: Duration,
+    /// Time for what runs when it is told to end.
+    pub(crate) drain_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -44,8 +48,6 @@ pub(crate) struct Worker {
     pub(crate) host: Host,
     pub(crate) role: Role,
     pub(crate) profile: Profile,
-    /// Until it is started again after a fault of its profile took it away.
-    pub(crate) away: Duration,
 }
 
 /// One request.
@@ -76,6 +78,8 @@ pub(crate) struct Trouble {
 pub(crate) enum What {
     /// A host is gone, with all its connections, and comes back as another process.
     Crash { host: String },
+    /// A host is told to end: it takes nothing new, and ends when what it has is over or its time is. Another process follows.
+    Drain { host: String },
     /// All messages are lost.
     Partition { a: String, b: String },
     /// Messages of one direction are lost.
@@ -110,11 +114,11 @@ impl Plan {
                     profile.faults = faults(role, numbers);
                 }
                 let host = host(format!("{name}-{index}"), numbers);
+                profile.drain_timeout_ms = host.drain_timeout.as_millis() as u64;
                 workers.push(Worker {
                     host,
                     role,
                     profile,
-                    away: numbers.millis(100..=1500),
                 });
             }
         }
@@ -160,10 +164,19 @@ impl Plan {
     }
 
     /// Whether its process ends under way.
-    pub(crate) fn crashes_coordinator(&self, index: usize) -> bool {
+    pub(crate) fn ends_coordinator(&self, index: usize) -> bool {
         let name = &self.coordinators[index].name;
         let mut troubles = self.troubles.iter();
-        troubles.any(|trouble| matches!(&trouble.what, What::Crash { host } if host == name))
+        troubles.any(|trouble| match &trouble.what {
+            What::Crash { host } | What::Drain { host } => host == name,
+            _ => false,
+        })
+    }
+
+    /// All hosts, workers first.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &Host> {
+        let workers = self.workers.iter().map(|worker| &worker.host);
+        workers.chain(&self.coordinators)
     }
 
     pub(crate) fn count(&self, role: Role) -> usize {
@@ -180,6 +193,8 @@ fn host(name: String, numbers: &mut Numbers) -> Host {
             false => Duration::ZERO,
         },
         jumps: Vec::new(),
+        away: numbers.millis(100..=1500),
+        drain_timeout: numbers.millis(0..=1500),
     }
 }
 
@@ -258,7 +273,7 @@ fn trouble(
     others.extend(workers.iter().map(|worker| &worker.host));
     let other = numbers.one_of(&others).name.clone();
     let coordinator = numbers.within(0..=coordinators.len() as u64 - 1) as usize;
-    let (both, kind) = ((safe(&worker), safe(&other)), numbers.within(0..=11));
+    let (both, kind) = ((safe(&worker), safe(&other)), numbers.within(0..=14));
     let by = numbers.millis(20..=400);
     let at = numbers.millis(0..=4000);
     let until = (at + numbers.millis(20..=2500)).min(HEALED);
@@ -270,6 +285,8 @@ fn trouble(
             worker,
             coordinator,
         },
+        12 | 13 if !both.0 => What::Drain { host: worker },
+        14 if !both.1 => What::Drain { host: other },
         // A way has two ends that are spared, or one that is not.
         _ if both == (true, true) || a == b => return None,
         6 => What::Hold { a, b },
@@ -300,7 +317,7 @@ impl What {
     /// The host or the way that it takes.
     fn place(&self) -> String {
         match self {
-            What::Crash { host } => host.clone(),
+            What::Crash { host } | What::Drain { host } => host.clone(),
             What::Lapse {
                 worker,
                 coordinator,

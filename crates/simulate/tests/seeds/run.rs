@@ -101,10 +101,7 @@ impl<'a> Run<'a> {
             .enumerate()
             .map(|(index, view)| common.coordinator(&mut sim, index, &view.registry))
             .collect();
-        let hosts = plan.workers.iter().map(|worker| &worker.host);
-        let names = hosts
-            .chain(&plan.coordinators)
-            .map(|host| host.name.clone());
+        let names = plan.hosts().map(|host| host.name.clone());
         let processes = names.zip(workers.iter().chain(&coordinators).cloned());
         let processes = processes.collect();
         let clients = Clients {
@@ -166,6 +163,7 @@ impl<'a> Run<'a> {
         self.tell(&format!("begins: {:?}", trouble.what));
         match &trouble.what {
             What::Crash { host } => self.crash(host, trouble.until + SETTLED),
+            What::Drain { host } => self.processes[host].shutdown.borrow().trigger(),
             What::Partition { a, b } => self.sim.partition(a.as_str(), b.as_str()),
             What::Deaf { from, to } => self.sim.partition_oneway(from.as_str(), to.as_str()),
             What::Hold { a, b } => self.sim.hold(a.as_str(), b.as_str()),
@@ -184,8 +182,8 @@ impl<'a> Run<'a> {
     fn undo(&mut self, what: &What) {
         self.tell(&format!("is over: {what:?}"));
         match what {
-            // It starts again by itself.
-            What::Crash { .. } => {}
+            // They start again by themselves.
+            What::Crash { .. } | What::Drain { .. } => {}
             What::Partition { a, b } => self.sim.repair(a.as_str(), b.as_str()),
             What::Deaf { from, to } => self.sim.repair_oneway(from.as_str(), to.as_str()),
             What::Hold { a, b } => self.sim.release(a.as_str(), b.as_str()),
@@ -217,12 +215,15 @@ impl<'a> Run<'a> {
             self.sim.crash(host.as_str());
         }
         let plan = Rc::clone(&self.plan);
-        for worker in &plan.workers {
-            let name = &worker.host.name;
-            let is_gone = self.processes[name].killed.borrow().is_cancelled();
+        for host in plan.hosts() {
+            let (name, process) = (&host.name, Rc::clone(&self.processes[&host.name]));
+            let is_gone = process.killed.borrow().is_cancelled();
             if is_gone && !self.down.contains_key(name) {
-                self.tell(&format!("{name} has vanished"));
-                self.crash(name, now + worker.away);
+                let was_told = process.shutdown.borrow().is_triggered();
+                self.story.borrow_mut().counts.drained += u64::from(was_told);
+                let how = if was_told { "ended" } else { "vanished" };
+                self.tell(&format!("{name} has {how}"));
+                self.crash(name, now + host.away);
             }
         }
         let over: Vec<String> = self

@@ -26,6 +26,8 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
     /// Of those that were answered, such that went on elsewhere.
     pub(crate) recomputed: u64,
+    /// Processes that were told to end and did.
+    pub(crate) drained: u64,
 }
 
 impl Add for Counts {
@@ -37,6 +39,7 @@ impl Add for Counts {
             cancelled: self.cancelled + other.cancelled,
             failed: self.failed + other.failed,
             recomputed: self.recomputed + other.recomputed,
+            drained: self.drained + other.drained,
         }
     }
 }
