@@ -12,6 +12,8 @@ mod frames;
 
 mod ship;
 
+mod lanes;
+
 mod attempts;
 
 mod requests;
@@ -27,6 +29,8 @@ mod texts;
 mod models;
 
 mod toy;
+
+mod streams;
 
 mod cursor;
 

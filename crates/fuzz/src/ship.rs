@@ -4,21 +4,18 @@
 //! An input is messages, each with its length before it; checksums of frames and seals are put right where their
 //! lowest bit is not set, so that what lies behind that check is reached.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::Full;
+use bytes::Bytes;
 use lava_engine::{PagePool, RaggedCache};
 use lava_kv::{Frame, Header, Inbound, Seal, Ticket, WireError};
-use lava_proto::StrictCodec;
 use lava_proto::worker::ship_message::Part as Message;
 use lava_proto::worker::{self as proto, ShipMessage, ShipReply};
-use lava_transfer::{Inbox, Lanes, MESSAGE_BYTES_MAX, Part};
+use lava_transfer::{Inbox, Lanes, Part};
 use lava_worker::Attempt;
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tonic::Streaming;
-use tonic::codec::Codec;
 
 use crate::cursor::{Cursor, write_part};
+use crate::streams::stream;
 use crate::{attempts, memory, toy};
 
 /// Frames that a sender may be ahead.
@@ -86,7 +83,7 @@ async fn rows(
 ) -> Option<Seal> {
     // Room for all leave that can be given.
     let (replies, mut said) = mpsc::channel(messages.len() + 8);
-    let opened = Inbox::open(stream(messages), replies, &Lanes::none()).await;
+    let opened = Inbox::open(stream::<_, ShipReply>(messages), replies, &Lanes::none()).await;
     let (header, mut inbox) = opened.ok()?;
     let Some(ShipMessage {
         part: Some(Message::Header(first)),
@@ -158,23 +155,6 @@ fn check_header(header: &Header, message: &proto::Header) {
     assert_eq!(header.prompt_digest[..], message.prompt_digest[..]);
     assert_eq!(header.fingerprint[..], message.fingerprint[..]);
     assert_eq!(header.attempt, message.attempt);
-}
-
-/// The messages as a body of HTTP/2, one of gRPC's frames each.
-fn stream(messages: &[ShipMessage]) -> Streaming<ShipMessage> {
-    let mut body = BytesMut::new();
-    for message in messages {
-        body.put_u8(0);
-        body.put_u32(message.encoded_len() as u32);
-        message.encode(&mut body).expect("the buffer grows");
-    }
-    let decoder = StrictCodec::<ShipReply, ShipMessage>::default().decoder();
-    Streaming::new_request(
-        decoder,
-        Full::new(body.freeze()),
-        None,
-        Some(MESSAGE_BYTES_MAX),
-    )
 }
 
 /// What a sender of the expected transfer would have put there.

@@ -1,6 +1,8 @@
 //! The targets by name.
 
-use crate::{attempts, descriptions, events, frames, models, records, requests, ship, texts};
+use crate::{
+    attempts, descriptions, events, frames, lanes, models, records, requests, ship, texts,
+};
 
 /// What is fuzzed.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +19,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "frames",
         run: frames::run,
@@ -27,6 +29,11 @@ pub const TARGETS: [Target; 9] = [
         name: "ship",
         run: ship::run,
         seeds: ship::seeds,
+    },
+    Target {
+        name: "lanes",
+        run: lanes::run,
+        seeds: lanes::seeds,
     },
     Target {
         name: "attempts",
