@@ -12,6 +12,8 @@ mod frames;
 
 mod ship;
 
+mod replies;
+
 mod lanes;
 
 mod attempts;

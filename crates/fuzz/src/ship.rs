@@ -40,7 +40,7 @@ fn input_bytes(messages: &[ShipMessage]) -> usize {
 }
 
 /// What the reservation of these inputs was made for.
-fn expected() -> (Attempt, Header) {
+pub(crate) fn expected() -> (Attempt, Header) {
     let loaded = toy::loaded();
     let attempt = Attempt::check(attempts::attempt(40, "lava", "int4"), loaded);
     let attempt = attempt.expect("a real coordinator's attempt");

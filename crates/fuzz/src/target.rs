@@ -1,7 +1,7 @@
 //! The targets by name.
 
 use crate::{
-    attempts, descriptions, events, frames, lanes, models, records, requests, ship, texts,
+    attempts, descriptions, events, frames, lanes, models, records, replies, requests, ship, texts,
 };
 
 /// What is fuzzed.
@@ -9,6 +9,8 @@ use crate::{
 pub struct Target {
     /// As it is asked for; its corpus has the folder of this name.
     pub name: &'static str,
+    /// Messages of calls that it decodes, or that carry what it reads.
+    pub messages: &'static [&'static str],
     /// Puts an input through.
     ///
     /// # Panics
@@ -19,54 +21,70 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target {
         name: "frames",
+        messages: &[],
         run: frames::run,
         seeds: frames::seeds,
     },
     Target {
         name: "ship",
+        messages: &["ShipMessage"],
         run: ship::run,
         seeds: ship::seeds,
     },
     Target {
+        name: "replies",
+        messages: &["ShipReply"],
+        run: replies::run,
+        seeds: replies::seeds,
+    },
+    Target {
         name: "lanes",
+        messages: &["LaneMessage"],
         run: lanes::run,
         seeds: lanes::seeds,
     },
     Target {
         name: "attempts",
+        messages: &["PrefillRequest", "DecodeRequest"],
         run: attempts::run,
         seeds: attempts::seeds,
     },
     Target {
         name: "requests",
+        messages: &["GenerateRequest", "TokenizeRequest"],
         run: requests::run,
         seeds: requests::seeds,
     },
     Target {
         name: "descriptions",
+        messages: &["Description"],
         run: descriptions::run,
         seeds: descriptions::seeds,
     },
     Target {
         name: "events",
+        messages: &["PrefillEvent", "DecodeEvent"],
         run: events::run,
         seeds: events::seeds,
     },
     Target {
         name: "records",
+        messages: &[],
         run: records::run,
         seeds: records::seeds,
     },
     Target {
         name: "texts",
+        messages: &["TextFiles"],
         run: texts::run,
         seeds: texts::seeds,
     },
     Target {
         name: "models",
+        messages: &[],
         run: models::run,
         seeds: models::seeds,
     },

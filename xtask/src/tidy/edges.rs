@@ -111,6 +111,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "crates/gguf",
             "crates/kv",
             "crates/text",
+            "crates/node",
             "crates/cluster",
             "crates/engine",
             "crates/transfer",

@@ -2,10 +2,13 @@
 
 #![allow(clippy::print_stdout)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lava_fuzz::{TARGETS, Target};
+use prost::Message;
+use prost_types::FileDescriptorSet;
 
 fn corpus(target: &Target) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -44,6 +47,39 @@ fn the_corpus_has_what_real_peers_send() {
             );
         }
     }
+}
+
+/// Messages of calls in which there is nothing to get wrong: empty, or a field that is looked up or copied.
+const PLAIN: [&str; 7] = [
+    "DescribeRequest",
+    "DrainRequest",
+    "DrainResponse",
+    "GetModelRequest",
+    "GetTextFilesRequest",
+    "LaneReply",
+    "ListModelsRequest",
+];
+/// What only clients read.
+const ANSWERS: [&str; 4] = [
+    "GenerateResponse",
+    "ListModelsResponse",
+    "Model",
+    "TokenizeResponse",
+];
+
+#[test]
+fn every_message_of_a_call_has_a_target() {
+    let set = FileDescriptorSet::decode(lava_proto::DESCRIPTORS).unwrap();
+    let services = set.file.iter().flat_map(|file| &file.service);
+    let messages = services
+        .flat_map(|service| &service.method)
+        .flat_map(|method| [method.input_type(), method.output_type()])
+        .map(|path| path.rsplit('.').next().unwrap());
+    let sent: BTreeSet<&str> = messages.collect();
+    let targets = TARGETS.iter().flat_map(|target| target.messages.iter());
+    let known: Vec<&str> = targets.chain(&PLAIN).chain(&ANSWERS).copied().collect();
+    assert_eq!(BTreeSet::from_iter(known.iter().copied()), sent);
+    assert_eq!(known.len(), sent.len(), "one is there twice");
 }
 
 #[test]
