@@ -220,7 +220,7 @@ impl Receiver {
                 }
                 script.nothing_more(&mut messages).await;
             }
-            if replies.send(Ok(answer.reply.clone())).await.is_err() {
+            if replies.send(Ok(answer.reply)).await.is_err() {
                 return;
             }
         }
@@ -307,7 +307,7 @@ pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         let mut out = vec![i32::from(code) as u8];
         for (waits, part) in answers {
             out.push(*waits);
-            let part = part.clone();
+            let part = *part;
             write_part(&mut out, &ShipReply { part }.encode_to_vec());
         }
         out
