@@ -15,6 +15,7 @@ mod isa;
 mod lanes;
 mod matrix;
 mod norm;
+mod pool;
 mod prefill;
 pub mod reference;
 mod residual;
@@ -29,6 +30,7 @@ mod window;
 pub use decode::{DecodeHead, decode_attention};
 pub use matrix::{BlockFormat, Matrix, product, products};
 pub use norm::rms_norm;
+pub use pool::in_pool;
 pub use prefill::{AttentionShape, causal_attention};
 pub use residual::add;
 pub use rope::rotate_halves;
@@ -37,9 +39,3 @@ pub use rows::{Half, HeadRows, Run, mean_key, pack_rows, store};
 pub use silu::silu_product;
 pub use values::{output_grams, value_norms, value_output_norms};
 pub use window::{Observed, Wanted, observe};
-
-/// Runs `work` on a thread of the pool that the kernels share, so that each of them starts at once instead of
-/// waking the pool first. For many short kernels in a row.
-pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| work())
-}
